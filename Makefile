@@ -1,0 +1,54 @@
+# make run    the quickstart table in runs/quickstart (SEEDS=3 for mean and spread)
+# make test   the test suite
+# Both set up .venv first. Set VENV to use an environment that is there already.
+
+PYTHON ?= python3
+VENV ?= .venv
+SEEDS ?= 1
+WORKERS ?= 2
+BIN := $(VENV)/bin
+
+.PHONY: run test teacher check clean
+
+run: $(VENV)/installed
+	@$(BIN)/python -m distill_jax.tables experiments/tables/quickstart.py --workdir runs/quickstart --seeds $(SEEDS)
+
+test: $(VENV)/installed-test
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
+
+# Trains the models that ship with the project again, and puts them in place of those that do.
+teacher: $(VENV)/installed
+	$(BIN)/python -m distill_jax.data.tokenizer --vocab_size 2048 --out distill_jax/assets/stdlib_teacher
+	$(BIN)/python -m distill_jax.train --config experiments/llm/teacher.py --workdir runs/teacher
+	$(BIN)/python -m distill_jax.export --workdir runs/teacher --out distill_jax/assets/stdlib_teacher
+	$(BIN)/python -m distill_jax.train --config experiments/llm/student.py --workdir runs/student
+	$(BIN)/python -m distill_jax.export --workdir runs/student --out distill_jax/assets/stdlib_student
+
+check: $(VENV)/installed-dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+clean:
+	rm -rf $(VENV) runs build *.egg-info
+
+# uv installs in seconds what takes pip a minute; pip does it where uv can't be had.
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+	-$(BIN)/python -m pip install --quiet uv
+
+define install
+	@echo "Installing $(1) into $(VENV)"
+	@if [ -x $(BIN)/uv ]; then $(BIN)/uv pip install --quiet --python $(BIN)/python -e $(1) || $(BIN)/python -m pip install --quiet -e $(1); \
+	else $(BIN)/python -m pip install --quiet -e $(1); fi
+	@touch $@
+endef
+
+$(VENV)/installed: setup.py $(VENV)/bin/python
+	$(call install,'.')
+
+$(VENV)/installed-test: setup.py $(VENV)/bin/python
+	$(call install,'.[test]')
+
+$(VENV)/installed-dev: setup.py $(VENV)/bin/python
+	$(call install,'.[dev]')

@@ -1,0 +1,179 @@
+"""Text as rows of tokens: {"tokens": int32[B, T + 1], "mask": bool[B, T]}.
+
+The mask says which targets count.
+The source is `stdlib` (the Python standard library's own source, on every machine), a text file, a
+folder, or `tfds:NAME`. Documents whose name hashes to one in twenty are held out for validation,
+the same ones on every machine. Token ids are kept in the cache directory, so a second run starts at
+once.
+"""
+
+import hashlib
+import os
+import pathlib
+import sysconfig
+import tempfile
+import zlib
+from collections.abc import Iterator
+
+import grain
+import jax
+import numpy as np
+
+from distill_jax.config import ConfigError
+from distill_jax.data import tokenizer as tokenizer_lib
+
+SUFFIXES = {
+  ".py",
+  ".txt",
+  ".md",
+  ".rst",
+  ".json",
+  ".tex",
+  ".html",
+  ".c",
+  ".h",
+  ".cc",
+  ".js",
+  ".jsonl",
+}
+BLOCK = 1 << 14  # characters; a source of one document is cut into blocks of whole lines
+
+
+def make(config) -> grain.IterDataset:
+  """Shuffled rows without end, this process's share of each batch."""
+  rows = windows(token_ids(config, "train"), config.data.seq_len)
+  local, ragged = divmod(config.batch_size, jax.process_count())
+  if ragged:
+    raise ConfigError(
+      f"batch_size {config.batch_size} does not split over {jax.process_count()} processes."
+    )
+  dataset = grain.MapDataset.source(rows).seed(config.seed).shuffle().repeat().map(_example)
+  # consecutive local batches are the consecutive row blocks of one global batch
+  dataset = dataset.batch(local)[jax.process_index() :: jax.process_count()]
+  return dataset.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=4))
+
+
+def spec(config) -> dict[str, jax.ShapeDtypeStruct]:
+  """Shapes of one global batch."""
+  b, t = config.batch_size, config.data.seq_len
+  return dict(
+    tokens=jax.ShapeDtypeStruct((b, t + 1), np.int32), mask=jax.ShapeDtypeStruct((b, t), np.bool_)
+  )
+
+
+def validation(config) -> list[dict[str, np.ndarray]]:
+  """`eval_batches` fixed batches of held-out rows, spread evenly over the held-out text."""
+  rows = windows(token_ids(config, "validation"), config.data.seq_len)
+  count = min(len(rows), config.eval_batches * config.batch_size) // config.batch_size
+  if count == 0:
+    raise ConfigError(
+      f"data.source {config.data.source!r} holds out {len(rows)} rows of {config.data.seq_len} "
+      f"tokens, fewer than batch_size {config.batch_size}: give more text, or a smaller batch_size "
+      "or data.seq_len."
+    )
+  chosen = np.linspace(0, len(rows) - 1, count * config.batch_size).astype(int)
+  examples = [_example(rows[i]) for i in chosen]
+  stacked = {k: np.stack([e[k] for e in examples]) for k in examples[0]}
+  return [
+    {k: v[i * config.batch_size : (i + 1) * config.batch_size] for k, v in stacked.items()}
+    for i in range(count)
+  ]
+
+
+def _example(row: np.ndarray) -> dict[str, np.ndarray]:
+  return dict(tokens=np.asarray(row, np.int32), mask=np.ones(len(row) - 1, bool))
+
+
+def windows(ids: np.ndarray, seq_len: int) -> np.ndarray:
+  """Rows of seq_len + 1 tokens, each beginning with the last token of the one before. [N, seq_len +
+  1]"""
+  count = (len(ids) - 1) // seq_len
+  if count == 0:
+    raise ConfigError(f"The text has {len(ids)} tokens, not enough for one row of {seq_len + 1}.")
+  return np.lib.stride_tricks.as_strided(
+    ids, (count, seq_len + 1), (seq_len * ids.itemsize, ids.itemsize), writeable=False
+  )
+
+
+def token_ids(config, split: str) -> np.ndarray:
+  """All token ids of a split, from the cache or tokenised now. int32 [N], memory mapped."""
+  tokenizer = tokenizer_lib.load(config.data.tokenizer)
+  texts = [
+    (name, text)
+    for name, text in documents(config.data.source, config.data.field)
+    if held_out(name) == (split == "validation")
+  ]
+  if not texts:
+    raise ConfigError(f"data.source {config.data.source!r} has no text for the {split} split.")
+  digest = hashlib.sha256(tokenizer.fingerprint.encode())
+  for name, text in texts:
+    digest.update(f"{name}\0{len(text)}\0{zlib.crc32(text.encode())}\0".encode())
+  folder = pathlib.Path(config.cache_dir).expanduser() / "tokens"
+  cached = folder / f"{digest.hexdigest()[:32]}.npy"
+  if not cached.exists():
+    folder.mkdir(parents=True, exist_ok=True)
+    end = np.array([tokenizer.end], np.int32)
+    ids = np.concatenate([x for e in tokenizer.encode([t for _, t in texts]) for x in (e, end)])
+    with tempfile.NamedTemporaryFile(dir=folder, suffix=".npy", delete=False) as file:
+      np.save(file, ids)
+    os.replace(file.name, cached)  # whole or absent, also when several processes tokenise at once
+  return np.load(cached, mmap_mode="r")
+
+
+def held_out(name: str) -> bool:
+  """Whether a document belongs to the validation split."""
+  return zlib.crc32(name.encode()) % 20 == 0
+
+
+def documents(source: str, field: str) -> Iterator[tuple[str, str]]:
+  """(name, text) of every document of a source, in a fixed order."""
+  if source.startswith("tfds:"):
+    yield from _tfds(source.removeprefix("tfds:"), field)
+    return
+  root = pathlib.Path(
+    sysconfig.get_paths()["stdlib"] if source == "stdlib" else source
+  ).expanduser()
+  if root.is_file():
+    yield from _blocks(_read(root))
+    return
+  if not root.is_dir():
+    raise ConfigError(f"data.source {source!r} is not 'stdlib', 'tfds:NAME', a file or a folder.")
+  if source == "stdlib":
+    skip = {"test", "tests", "site-packages", "dist-packages", "idle_test", "lib2to3", "pydoc_data"}
+    suffixes = {".py"}
+  else:
+    skip, suffixes = set(), SUFFIXES
+  for file in sorted(root.rglob("*")):
+    relative = file.relative_to(root)
+    if file.suffix in suffixes and file.is_file() and not skip & set(relative.parts):
+      yield relative.as_posix(), _read(file)
+
+
+def _read(file: pathlib.Path) -> str:
+  return file.read_text(encoding="utf-8", errors="replace")
+
+
+def _blocks(text: str) -> Iterator[tuple[str, str]]:
+  block: list[str] = []
+  size = count = 0
+  for line in text.splitlines(keepends=True):
+    block.append(line)
+    size += len(line)
+    if size >= BLOCK:
+      yield str(count), "".join(block)
+      block, size, count = [], 0, count + 1
+  if block:
+    yield str(count), "".join(block)
+
+
+def _tfds(name: str, field: str) -> Iterator[tuple[str, str]]:
+  try:
+    import tensorflow_datasets as tfds
+  except ImportError:
+    raise ConfigError("data.source 'tfds:...' needs: pip install 'distill_jax[data]'.") from None
+  for i, example in enumerate(tfds.data_source(name, split="train")):
+    if field not in example:
+      raise ConfigError(
+        f"data.field {field!r}: {name} has the fields {', '.join(sorted(example))}."
+      )
+    yield str(i), example[field].decode(errors="replace")

@@ -1,0 +1,1 @@
+"""Evaluations. Each module has `make(config) -> evaluate(state, frozen) -> {name: value}`."""

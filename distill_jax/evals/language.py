@@ -1,0 +1,75 @@
+"""How well a student models held-out text, and how close it is to its teacher.
+
+  bits_per_byte  negative log2-likelihood of the targets over the bytes of text they stand for:
+                 comparable across tokenizers; an end of document is predicted, but is no byte
+  loss           the same in nats, a mean over tokens
+  teacher_kl     KL(teacher || student) at temperature 1, nats, a mean over tokens
+  top1           how often both models rank the same token first
+
+The last two are measured when the run has a teacher.
+"""
+
+import math
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from distill_jax.data import text, tokenizer
+from distill_jax.losses import divergences
+from distill_jax.losses.linear_divergence import linear_cross_entropy, linear_divergence
+from distill_jax.mesh import put_batch
+from distill_jax.metrics import Meter
+from distill_jax.models import pretrained
+from distill_jax.models import student as student_lib
+
+
+def make(config):
+  """Reads the held-out batches once; `evaluate(state, frozen)` looks at state["student"]."""
+  token_bytes = jnp.asarray(_padded(tokenizer.load(config.data.tokenizer).token_bytes, config))
+  mesh = jax.sharding.get_mesh()
+  batches = [put_batch(_local(batch), mesh) for batch in text.validation(config)]
+  student = student_lib.model(config, "student")
+  teacher = student_lib.model(config, "teacher")
+
+  @jax.jit
+  def sums(params, frozen, batch):
+    inputs, targets, mask = batch["tokens"][:, :-1], batch["tokens"][:, 1:], batch["mask"]
+    hidden, head = student.hidden(params, inputs), student.head(params)
+    count = jnp.sum(mask, dtype=jnp.float32)
+    chunked = dict(where=mask, chunk=config.divergence.chunk, student=student_lib.head(student))
+    nats = jnp.sum(linear_cross_entropy(hidden, head, targets, **chunked))
+    size = jnp.sum(jnp.where(mask, token_bytes[targets], 0), dtype=jnp.float32)
+    metrics = dict(bits_per_byte=(nats / math.log(2), size), loss=(nats, count))
+    if "teacher" in frozen:
+      target = (teacher.hidden(frozen["teacher"], inputs), teacher.head(frozen["teacher"]))
+      distance = partial(linear_divergence, teacher=student_lib.head(teacher), **chunked)
+      kl = distance(divergences.forward_kl, hidden, head, *target)
+      agree = distance(_same_top, hidden, head, *target)
+      metrics |= dict(teacher_kl=(jnp.sum(kl), count), top1=(jnp.sum(agree), count))
+    return metrics
+
+  def evaluate(state, frozen):
+    meter = Meter()
+    for metrics in [sums(state["student"], frozen, batch) for batch in batches]:
+      meter.add(jax.device_get(metrics))
+    return meter.means()
+
+  return evaluate
+
+
+def _same_top(student_logits, teacher_logits):
+  return jnp.argmax(student_logits, -1) == jnp.argmax(teacher_logits, -1)
+
+
+def _padded(token_bytes: np.ndarray, config) -> np.ndarray:
+  """As long as the vocabulary, whose padding stands for no bytes."""
+  size = max(pretrained.architecture(config, "student").vocab_size, len(token_bytes))
+  return np.pad(token_bytes, (0, size - len(token_bytes)))
+
+
+def _local(batch):
+  """This process's rows."""
+  rows = len(batch["tokens"]) // jax.process_count()
+  return jax.tree.map(lambda x: x[jax.process_index() * rows :][:rows], batch)

@@ -1,0 +1,116 @@
+"""Devices as a mesh, rules that say how arrays lie on it, and batches onto it.
+
+The axes are `data` (replicas of the parameters), `fsdp` (parameters and batch both split) and
+`tensor` (heads, hidden units and vocabulary split). A rule table is data: pairs of a regular
+expression and a partition, the first that matches an array's path wins. State and frozen trees have
+a table each, so that a teacher may lie differently from its student.
+"""
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import mesh_utils
+from jax.sharding import AxisType, Mesh, NamedSharding
+
+from distill_jax.config import ConfigError
+
+AXES = ("data", "fsdp", "tensor")
+BATCH_AXES = ("data", "fsdp")
+
+
+def make_mesh(config, devices: Sequence | None = None) -> Mesh:
+  """A mesh of all devices.
+
+  Args:
+    config: ConfigDict with `data`, `fsdp`, `tensor` (sizes; one may be -1, the rest of the devices)
+      and `slices` (TPU slices or GPU nodes joined by the slower network; the data axis spans them).
+    devices: default jax.devices().
+  """
+  devices = jax.devices() if devices is None else list(devices)
+  sizes = [config[axis] for axis in AXES]
+  if sizes.count(-1) > 1:
+    raise ConfigError(f"mesh: only one of {AXES} may be -1, got {sizes}.")
+  if -1 in sizes:
+    sizes[sizes.index(-1)] = len(devices) // max(1, -int(np.prod(sizes)))
+  if np.prod(sizes) != len(devices):
+    raise ConfigError(
+      f"mesh: data x fsdp x tensor = {' x '.join(map(str, sizes))}, but there are {len(devices)} "
+      "devices."
+    )
+  if config.slices > 1:
+    if sizes[0] % config.slices:
+      raise ConfigError(
+        f"mesh.data = {sizes[0]} is not a multiple of mesh.slices = {config.slices}."
+      )
+    inner = [sizes[0] // config.slices, *sizes[1:]]
+    grid = mesh_utils.create_hybrid_device_mesh(inner, [config.slices, 1, 1], devices)
+  elif devices[0].platform == "tpu":
+    grid = mesh_utils.create_device_mesh(sizes, devices)
+  else:
+    grid = np.array(devices).reshape(sizes)
+  return Mesh(grid, AXES, axis_types=(AxisType.Auto,) * len(AXES))
+
+
+def shardings(tree: Any, rules: Sequence[tuple[str, Sequence]], mesh: Mesh) -> Any:
+  """NamedShardings for a tree of arrays or shapes.
+
+  Args:
+    tree: leaves have `.shape`.
+    rules: (regex, partition) pairs; the partition names a mesh axis (or a tuple of them, or None)
+      for each array axis, counted from the last: leading axes that it does not mention are not
+      split. An axis that does not divide the array is dropped. The optimiser's moments have their
+      parameter's path in theirs, so one rule serves both.
+    mesh: the mesh.
+  """
+
+  def lay(path, x):
+    name = jax.tree_util.keystr(path, simple=True, separator="/")
+    partition = next((p for pattern, p in rules if re.search(pattern, name)), ())
+    return NamedSharding(mesh, _fit(partition, x.shape, mesh))
+
+  return jax.tree_util.tree_map_with_path(lay, tree)
+
+
+def _fit(partition: Sequence, shape: tuple[int, ...], mesh: Mesh) -> jax.P:
+  if len(partition) > len(shape):
+    partition = partition[len(partition) - len(shape) :] if shape else ()
+  padded = [None] * (len(shape) - len(partition)) + list(partition)
+  for i, axes in enumerate(padded):
+    if axes is None:
+      continue
+    axes = (axes,) if isinstance(axes, str) else tuple(axes)
+    unknown = [a for a in axes if a not in mesh.shape]
+    if unknown:
+      raise ConfigError(f"sharding rule names mesh axis {unknown[0]!r}; the axes are {AXES}.")
+    if shape[i] % int(np.prod([mesh.shape[a] for a in axes])):
+      padded[i] = None
+  return jax.P(*padded)
+
+
+def abstract(tree: Any, layout: Any) -> Any:
+  """Shapes with their shardings: what lower(), and a checkpoint's restore, ask for."""
+  return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), tree, layout)
+
+
+def batch_sharding(mesh: Mesh) -> NamedSharding:
+  """The first axis over `data` and `fsdp`."""
+  return NamedSharding(mesh, jax.P(BATCH_AXES))
+
+
+def put_batch(batch: Any, mesh: Mesh) -> Any:
+  """This process's rows of a batch, as global arrays."""
+  sharding = batch_sharding(mesh)
+  return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, x), batch)
+
+
+def initialize_processes(coordinator: str, processes: int, process: int) -> None:
+  """Joins the other processes of this run: given explicitly, or found in the environment of a TPU
+  pod or SLURM."""
+  if coordinator:
+    jax.config.update("jax_cpu_collectives_implementation", "gloo")
+    jax.distributed.initialize(coordinator, processes, process)
+  elif processes:
+    jax.distributed.initialize()

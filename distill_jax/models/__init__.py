@@ -1,0 +1,1 @@
+"""Networks. Each file offers `default_config()` and `make(config)`: functions on nested dicts."""

@@ -1,0 +1,63 @@
+"""What language-model methods share: a student with its optimiser and averages as state, a teacher
+as frozen."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from distill_jax import optim
+from distill_jax.losses.linear_divergence import Head
+from distill_jax.method import Metrics, State, minimize
+from distill_jax.models import pretrained as pretrained_lib
+from distill_jax.models import transformer
+
+
+def model(config, name: str) -> transformer.Model:
+  """The transformer called `name` ("student", "teacher") in the config, as functions."""
+  return transformer.make(pretrained_lib.architecture(config, name))
+
+
+def head(model: transformer.Model) -> Head:
+  """What the chunked losses must know of a model's head."""
+  return Head(softcap=model.logit_softcap or None)
+
+
+def params(config, name: str, key: jax.Array, pretrained: dict[str, Any]) -> Any:
+  """A model's parameters: those loaded, in the dtype that the config asks for, or random ones."""
+  if name not in pretrained:
+    return model(config, name).init(key)
+  dtype = config.models[name].param_dtype
+  return jax.tree.map(lambda x: jnp.asarray(x, dtype), pretrained[name])
+
+
+def init(config, tx: optax.GradientTransformation, *, teacher: bool = True) -> Callable:
+  """(key, pretrained) -> state {step, student, opt, ema}, frozen {teacher}.
+
+  With `teacher=False` a teacher is there only if the config names its folder: for evals.
+  """
+
+  def init(key, pretrained):
+    student_key, teacher_key = jax.random.split(key)
+    student = params(config, "student", student_key, pretrained)
+    averages = optim.ema_init(config.ema, student)
+    state = dict(step=jnp.int32(0), student=student, opt=tx.init(student), ema=averages)
+    if not teacher and "teacher" not in pretrained:
+      return state, {}
+    return state, dict(teacher=params(config, "teacher", teacher_key, pretrained))
+
+  return init
+
+
+def update(
+  config, tx: optax.GradientTransformation, loss: Callable, state: State, batch: Any, key: jax.Array
+) -> tuple[State, Metrics]:
+  """One step of the student on `loss` (see `method.minimize`), its averages and the step number."""
+  student, opt, metrics = minimize(
+    tx, loss, state["student"], state["opt"], batch, key, microbatches=config.microbatches
+  )
+  averages = optim.ema_update(config.ema, state["ema"], student, state["step"])
+  new = dict(step=state["step"] + 1, student=student, opt=opt, ema=averages)
+  return dict(state, **new), metrics

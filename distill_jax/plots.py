@@ -1,0 +1,113 @@
+"""The picture of a table: learning curves, and where every row ended."""
+
+import pathlib
+import statistics
+
+from distill_jax import metrics
+from distill_jax.tables import Table, Values, slug
+
+COLORS = (
+  "#4477AA",
+  "#EE6677",
+  "#228833",
+  "#AA3377",
+  "#CCBB44",
+  "#66CCEE",
+  "#BBBBBB",
+)  # told apart by all
+INK, PALE = "#222222", "#999999"
+
+
+def draw(table: Table, values: Values, workdir: pathlib.Path, seeds: int) -> None:
+  """Writes table.png into the work directory: one panel of curves and one of final values for each
+  of `table.curves`."""
+  import matplotlib
+
+  matplotlib.use("Agg")
+  from matplotlib import pyplot as plt
+
+  titles = {c.metric: c.title for c in table.columns}
+  trained = [row.name for row in table.rows if not row.reference]
+  color = dict(zip(trained, COLORS * len(trained), strict=False))
+  style = {
+    "font.size": 11,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": PALE,
+  }
+  with plt.rc_context(style):
+    figure, axes = plt.subplots(
+      2,
+      len(table.curves),
+      figsize=(6.4 * len(table.curves), 7.6),
+      height_ratios=(3, 2),
+      squeeze=False,
+    )
+    for (curve, end), metric in zip(axes.T, table.curves, strict=True):
+      for name in trained:
+        _curve(curve, workdir / slug(name), seeds, metric, color[name])
+      _ends(end, table, values, metric, color)
+      curve.set(title=titles[metric], xlabel="steps")
+      for row in table.rows:
+        if row.reference and metric in values[row.name] and values[row.name][metric][0] > 0:
+          level = values[row.name][metric][0]
+          curve.axhline(level, color=PALE, lw=1, ls=":")
+          curve.annotate(
+            row.name,
+            (1, level),
+            xycoords=("axes fraction", "data"),
+            color=PALE,
+            va="bottom",
+            ha="right",
+          )
+    figure.suptitle(table.title, fontsize=14, color=INK, x=0.01, ha="left")
+    handles = [plt.Line2D([], [], color=color[name], lw=3, label=name) for name in trained]
+    figure.legend(
+      handles=handles,
+      loc="upper left",
+      bbox_to_anchor=(0, 0.955),
+      ncols=len(trained),
+      frameon=False,
+    )
+    figure.tight_layout(rect=(0, 0, 1, 0.92))
+    figure.savefig(workdir / "table.png", dpi=150)
+    plt.close(figure)
+
+
+def _curve(axis, folder: pathlib.Path, seeds: int, metric: str, color: str) -> None:
+  """The mean over seeds and, behind it, their range."""
+  runs = [metrics.read(folder / str(seed) / "metrics.jsonl") for seed in range(seeds)]
+  points = [
+    {line["step"]: line[metric] for line in run if line.get(metric) is not None} for run in runs
+  ]
+  steps = sorted(set.intersection(*(set(p) for p in points)))
+  columns = [[p[step] for p in points] for step in steps]
+  axis.plot(steps, [statistics.fmean(c) for c in columns], color=color, lw=2.2)
+  if seeds > 1:
+    axis.fill_between(
+      steps, [min(c) for c in columns], [max(c) for c in columns], color=color, alpha=0.2, lw=0
+    )
+
+
+def _ends(axis, table: Table, values: Values, metric: str, color: dict[str, str]) -> None:
+  """Final values, one bar a row, on an axis that shows their differences."""
+  names = [name for name in color if metric in values[name]][::-1]
+  means = [statistics.fmean(values[name][metric]) for name in names]
+  errors = [
+    statistics.stdev(values[n][metric]) if len(values[n][metric]) > 1 else 0.0 for n in names
+  ]
+  axis.barh(
+    names, means, xerr=errors if any(errors) else None, color=[color[n] for n in names], height=0.62
+  )
+  for i, mean in enumerate(means):
+    axis.annotate(f" {mean:.3f}", (mean + errors[i], i), va="center", color=INK)
+  low, high = min(means), max(means)
+  axis.set_xlim(
+    max(0.0, low - 2.0 * (high - low) - 1e-3) if low > 2 * (high - low) else 0.0,
+    high + 0.35 * (high - low) + 1e-3,
+  )
+  column = next(c for c in table.columns if c.metric == metric)
+  axis.set_xlabel(
+    f"{column.title} at the end" + (f" ({column.better} is better)" if column.better else "")
+  )
+  axis.tick_params(axis="y", length=0)

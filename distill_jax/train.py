@@ -1,0 +1,342 @@
+"""The training loop: config, mesh, data, method, one compiled step, checkpoints. It knows no method
+and no family.
+
+  python -m distill_jax.train --config experiments/llm/kd.py[:arg,key=value] --workdir runs/kd
+  [--config.key=value ...]
+
+Interrupted anywhere, the same command continues to the same bits: the state holds all that the next
+step reads, the data iterator is saved with it, and every key is folded in from the step number.
+"""
+
+import argparse
+import json
+import pathlib
+import signal
+import sys
+import time
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding
+
+from distill_jax import config as config_lib
+from distill_jax import method as method_lib
+from distill_jax import metrics as metrics_lib
+from distill_jax.checkpoint import Checkpoints
+from distill_jax.config import ConfigError
+from distill_jax.mesh import (
+  abstract,
+  batch_sharding,
+  initialize_processes,
+  make_mesh,
+  put_batch,
+  shardings,
+)
+from distill_jax.models import pretrained as pretrained_lib
+
+
+class Program(NamedTuple):
+  """An experiment as compiled functions; `step.lower(*abstract).compile()` is the train step."""
+
+  method: method_lib.Method
+  init: Any  # (key, pretrained) -> state, frozen
+  step: Any  # (state, frozen, batch, key) -> state, metrics; donates state
+  pretrained: dict[str, Any]  # host arrays
+  abstract: tuple  # state, frozen, batch, key: shapes with shardings
+  keys: tuple[jax.Array, jax.Array]  # of init, of the steps
+
+
+class Stopped(Exception):
+  """A signal asked the run to stop; what was done is saved."""
+
+
+class NonFinite(Exception):
+  """Too many updates in a row were not finite."""
+
+
+def build(config, mesh: Mesh) -> Program:
+  """The programs of an experiment on a mesh. Nothing is computed on devices yet."""
+  method = method_lib.load("methods", config.method.name).make(config)
+  batch = method_lib.load("data", config.data.name).spec(config)
+  pretrained = {name: pretrained_lib.load(path) for name, path in config.pretrained.items() if path}
+  shapes = jax.eval_shape(method.init, jax.random.key(0), pretrained)
+  layouts = tuple(
+    shardings(tree, rules, mesh)
+    for tree, rules in zip(shapes, (config.sharding.state, config.sharding.frozen), strict=True)
+  )
+  replicated = NamedSharding(mesh, jax.P())
+  batch_layout = jax.tree.map(lambda _: batch_sharding(mesh), batch)
+  given = {k: shardings(v, config.sharding.frozen, mesh) for k, v in pretrained.items()}
+  init = jax.jit(method.init, in_shardings=(replicated, given), out_shardings=layouts)
+  step = jax.jit(
+    method.step,
+    donate_argnums=0,
+    in_shardings=(*layouts, batch_layout, replicated),
+    out_shardings=(layouts[0], replicated),
+  )
+  keys = tuple(jax.random.split(jax.random.key(config.seed)))
+  arguments = (*shapes, batch, jax.eval_shape(lambda: jax.random.key(0)))
+  layouts = (*layouts, batch_layout, replicated)
+  return Program(method, init, step, pretrained, abstract(arguments, layouts), keys)
+
+
+def run(config, workdir: pathlib.Path, *, title: str = "", profile: bool = False) -> dict[str, Any]:
+  """Trains to `config.steps`, from the last checkpoint of the work directory if there is one.
+
+  Returns:
+    The last evals with `train/...` figures: what result.json in the work directory holds.
+
+  Raises:
+    ConfigError: the config can't be run. Stopped: by a signal, after saving. NonFinite: see
+    `config.max_skipped`.
+  """
+  enable_compilation_cache(config.cache_dir)
+  workdir.mkdir(parents=True, exist_ok=True)
+  if jax.process_index() == 0:
+    for change in config_lib.differences(config, workdir):
+      print(f"{workdir} was begun with another config: {change}", file=sys.stderr)
+    config_lib.save(config, workdir)
+  mesh = make_mesh(config.mesh)
+  with jax.set_mesh(mesh), Signals() as signals:
+    return _loop(config, workdir, mesh, signals, title or config.method.name, profile)
+
+
+def _loop(config, workdir, mesh, signals, title, profile) -> dict[str, Any]:
+  program = build(config, mesh)
+  data = iter(method_lib.load("data", config.data.name).make(config))
+  evals = {name: method_lib.load("evals", name).make(config) for name in config.evals}
+  checkpoints = Checkpoints(
+    workdir / "checkpoints",
+    every=config.save_every,
+    keep=config.keep,
+    keep_best=config.keep_best,
+    best_metric=config.best_metric or None,
+    best_mode=config.best_mode,
+  )
+  with checkpoints:
+    state = checkpoints.restore(program.abstract[0], data)
+    fresh, frozen = program.init(program.keys[0], program.pretrained)
+    state, first = (fresh, 0) if state is None else (state, int(state["step"]))
+    del fresh
+    clock = time.monotonic()
+    step = program.step.lower(*program.abstract).compile() if first < config.steps else None
+    compile_seconds = time.monotonic() - clock
+    config_dict = json.loads(config.to_json_best_effort())
+    writer = metrics_lib.Writer(workdir, config.writers, config_dict, first)
+    begun, results = time.monotonic(), {}
+    with metrics_lib.Bar(title, first, config.steps, config.unit) as bar:
+      report = Report(config, writer, bar, compile_seconds, begun)
+      if first == 0 and evals:
+        results = report.evaluate(0, evals, state, frozen)
+      for t in range(first, config.steps):
+        if profile and t == min(first + 3, config.steps - 1):
+          jax.profiler.start_trace(str(workdir / "profile"))
+        key = jax.random.fold_in(program.keys[1], t)
+        batch = put_batch(next(data), mesh)
+        if program.method.prepare is not None:
+          batch = program.method.prepare(state, frozen, batch, key)
+        state, metrics = step(state, frozen, batch, key)
+        report.add(t + 1, metrics)  # reads the step before, while this one runs
+        if profile and t == min(first + 8, config.steps - 1):
+          jax.block_until_ready(metrics)
+          jax.profiler.stop_trace()
+          profile = False
+        last = t + 1 == config.steps
+        if evals and (last or (t + 1) % config.eval_every == 0):
+          results = report.evaluate(t + 1, evals, state, frozen)
+        stop = signals.arrived(t)
+        with report.paused():
+          checkpoints.save(t + 1, state, data, metrics=results, force=last or stop)
+        if stop and not last:
+          checkpoints.wait()
+          raise Stopped(
+            f"Stopped at step {t + 1} of {config.steps}, saved; the same command continues."
+          )
+      report.flush()
+    checkpoints.wait()
+    results = results or (evals and report.evaluate(config.steps, evals, state, frozen)) or {}
+  results = dict(results, **report.summary())
+  if jax.process_index() == 0:
+    (workdir / "result.json").write_text(json.dumps(results, indent=2) + "\n")
+  return results
+
+
+class Report:
+  """Metrics of the loop: merged over `log_every` steps, each read one step late so that the device
+  never waits."""
+
+  def __init__(self, config, writer, bar, compile_seconds, begun):
+    self.config, self.writer, self.bar = config, writer, bar
+    self.begun, self.compile_seconds = begun, compile_seconds
+    self.meter, self.pending, self.skipped = metrics_lib.Meter(), None, 0
+    self.clock, self.away, self.steps = begun, 0.0, 0
+    self.items = self.busy = 0.0
+
+  def add(self, step: int, metrics) -> None:
+    before, self.pending = self.pending, (step, metrics)
+    if before is not None:
+      self._merge(*before)
+
+  def flush(self) -> None:
+    if self.pending is not None:
+      self._merge(*self.pending)
+      self.pending = None
+
+  def evaluate(self, step: int, evals, state, frozen) -> dict[str, float]:
+    with self.paused():
+      values = {f"{n}/{k}": v for n, f in evals.items() for k, v in f(state, frozen).items()}
+    self.writer.write(step, time.monotonic() - self.begun, values)
+    self.bar.line(step, values)
+    return values
+
+  def paused(self):
+    """A context whose time is not the train step's."""
+    return _Pause(self)
+
+  def summary(self) -> dict[str, float]:
+    rate = {f"train/{self.config.unit}_per_s": self.items / self.busy} if self.busy else {}
+    seconds = self.writer.seconds + time.monotonic() - self.begun + self.compile_seconds
+    return {**rate, "train/seconds": seconds, "train/compile_seconds": self.compile_seconds}
+
+  def _merge(self, step: int, metrics) -> None:
+    metrics = jax.device_get(metrics)  # waits for `step`, while the next one runs
+    self.meter.add(metrics)
+    self.steps += 1
+    self._guard(step, metrics)
+    elapsed = time.monotonic() - self.clock - self.away
+    items = self.meter.count("loss")
+    means = self.meter.means()
+    self.bar.show(step, means.get("loss", float("nan")), items / elapsed)
+    if step % self.config.log_every and step != self.config.steps:
+      return
+    if step > self.config.log_every:  # the first window holds the warm-up
+      self.items, self.busy = self.items + items, self.busy + elapsed
+    values = {f"train/{name}": value for name, value in means.items()}
+    values["train/step_seconds"] = elapsed / self.steps
+    values[f"train/{self.config.unit}_per_s"] = items / elapsed
+    if step <= self.config.log_every:
+      values["train/compile_seconds"] = self.compile_seconds
+    values |= {f"memory/{name}": value for name, value in metrics_lib.memory().items()}
+    self.writer.write(step, time.monotonic() - self.begun, values)
+    self.bar.line(
+      step,
+      {
+        k: values[f"train/{k}"]
+        for k in ("loss", f"{self.config.unit}_per_s")
+        if f"train/{k}" in values
+      },
+    )
+    self.meter, self.steps = metrics_lib.Meter(), 0
+    self.clock, self.away = time.monotonic(), 0.0
+
+  def _guard(self, step: int, metrics) -> None:
+    bad = [k for k, (total, _) in metrics.items() if k.split("/")[-1] == "skipped" and total > 0]
+    self.skipped = self.skipped + 1 if bad else 0
+    if self.skipped >= self.config.max_skipped:
+      finite = {k: bool(np.isfinite(total)) for k, (total, _) in metrics.items()}
+      names = [k for k, ok in finite.items() if not ok] or bad
+      raise NonFinite(
+        f"Step {step}: {' and '.join(names)} not finite, {self.skipped} updates in a row skipped. "
+        "The last good checkpoint is kept. Lower optim.lr, set optim.clip_norm, or look at the "
+        "batches of these steps."
+      )
+
+
+class _Pause:
+  def __init__(self, report: Report):
+    self.report = report
+
+  def __enter__(self):
+    self.began = time.monotonic()
+
+  def __exit__(self, *exc):
+    self.report.away += time.monotonic() - self.began
+
+
+class Signals:
+  """SIGTERM and SIGINT asked for a stop; all processes of a run agree on the step."""
+
+  def __enter__(self):
+    self.received = None
+    self.previous = {}
+    if jax.process_count() == 1:
+      for number in (signal.SIGTERM, signal.SIGINT):
+        self.previous[number] = signal.signal(number, self._receive)
+    return self
+
+  def __exit__(self, *exc):
+    for number, handler in self.previous.items():
+      signal.signal(number, handler)
+
+  def _receive(self, number, frame):
+    if self.received == signal.SIGINT == number:
+      raise KeyboardInterrupt  # the second Ctrl-C does not wait
+    self.received = number
+
+  def arrived(self, step: int) -> bool:
+    if jax.process_count() > 1:
+      from jax.experimental import multihost_utils
+
+      return multihost_utils.reached_preemption_sync_point(step)
+    return self.received is not None
+
+
+def enable_compilation_cache(folder: str) -> None:
+  """Compiled programs are kept on disk between runs."""
+  path = pathlib.Path(folder).expanduser() / "xla"
+  path.mkdir(parents=True, exist_ok=True)
+  jax.config.update("jax_compilation_cache_dir", str(path))
+  jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+
+
+def command_line(
+  arguments: argparse.ArgumentParser, argv: list[str]
+) -> tuple[argparse.Namespace, Any]:
+  """Parsed arguments and the config that --config and --config.key=value give."""
+  arguments.add_argument(
+    "--config", required=True, help="experiments/FAMILY/NAME.py[:arg,key=value]"
+  )
+  parsed, rest = arguments.parse_known_args(argv)
+  overrides = [a.removeprefix("--config.") for a in rest if a.startswith("--config.")]
+  unknown = [a for a in rest if not a.startswith("--config.")]
+  if unknown:
+    raise ConfigError(
+      f"Unknown argument {unknown[0]!r}: config keys are set with --config.KEY=VALUE."
+    )
+  return parsed, config_lib.load(parsed.config, overrides)
+
+
+def main(argv: list[str]) -> int:
+  arguments = argparse.ArgumentParser(prog="python -m distill_jax.train", allow_abbrev=False)
+  arguments.add_argument("--workdir", required=True, type=pathlib.Path)
+  arguments.add_argument(
+    "--profile", action="store_true", help="trace five steps into WORKDIR/profile"
+  )
+  arguments.add_argument(
+    "--coordinator", default="", help="host:port of process 0, for several processes"
+  )
+  arguments.add_argument(
+    "--processes", type=int, default=0, help="-1: found by jax (TPU pod, SLURM)"
+  )
+  arguments.add_argument("--process", type=int, default=0)
+  try:
+    parsed, config = command_line(arguments, argv)
+    initialize_processes(parsed.coordinator, parsed.processes, parsed.process)
+    results = run(config, parsed.workdir, profile=parsed.profile)
+  except ConfigError as error:
+    print(f"error: {error}", file=sys.stderr)
+    return 2
+  except NonFinite as error:
+    print(f"error: {error}", file=sys.stderr)
+    return 1
+  except Stopped as stopped:
+    print(stopped, file=sys.stderr)
+    return 0
+  if jax.process_index() == 0:
+    print(json.dumps(results))
+  return 0
+
+
+if __name__ == "__main__":
+  sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,88 @@
+"""Keys of the language-model experiments."""
+
+from ml_collections import ConfigDict
+
+from distill_jax.models import transformer
+from experiments import common
+
+TEACHER = "distill_jax/assets/stdlib_teacher"
+STUDENT = "distill_jax/assets/stdlib_student"
+
+# (regex, partition), the partition counted from an array's last axis: see mesh.shardings
+SHARDING = (
+  ("embed/tokens", ("tensor", "fsdp")),  # [V, D]
+  ("/head$", ("fsdp", "tensor")),  # [D, V]
+  ("/(query|key|value)$", ("fsdp", "tensor", None)),  # [L, D, H, K]
+  ("/output$", ("tensor", None, "fsdp")),  # [L, H, K, D]
+  ("/(gate|up)$", ("fsdp", "tensor")),  # [L, D, F]
+  ("/down$", ("tensor", "fsdp")),  # [L, F, D]
+)
+
+
+def base(arg=None, **defaults):
+  """A student of 0.4M parameters and its teacher of 2.2M on the Python standard library's
+  source."""
+  config = common.base(arg, **defaults)
+  config.unit = "tokens"
+  config.data.name = "text"
+  config.data.source = "stdlib"  # stdlib | a file | a folder | tfds:NAME
+  config.data.field = "text"  # of a TFDS example
+  config.data.tokenizer = TEACHER  # bytes | a tokenizer.json | a folder with one
+  config.data.seq_len = 256
+  config.batch_size = 16
+  config.evals = ("language",)
+
+  config.pretrained = ConfigDict(dict(teacher=TEACHER, student=STUDENT))
+  config.models = ConfigDict()  # of models that start from random weights; dtypes and remat of all
+  for name in ("teacher", "student"):
+    config.models[name] = transformer.default_config()
+    config.models[name].vocab_size = 2048
+  config.models.student.layers = 2
+  config.models.student.width = 96
+  config.models.student.heads = config.models.student.kv_heads = 3
+  config.models.student.mlp_width = 256
+
+  config.sharding.state = SHARDING
+  config.sharding.frozen = SHARDING
+  config.method.alpha = 1.0  # weight of the divergence; the rest is cross-entropy
+  config.method.on_policy = 0.0  # how often the student writes the continuation itself
+  config.method.prompt = 64  # tokens of the data that it continues
+  config.method.temperature = 1.0  # of its sampling
+  config.divergence = ConfigDict()
+  config.divergence.kind = ConfigDict()  # handed to losses.divergences.named
+  config.divergence.kind.name = "forward_kl"
+  config.divergence.kind.temperature = 1.0
+  config.divergence.kind.beta = 0.5  # of generalized_js, the teacher's weight in the mixture
+  config.divergence.kind.skew = 0.1  # of skew_forward_kl and skew_reverse_kl
+  config.divergence.chunk = 1024  # tokens whose logits exist at a time
+  return config
+
+
+def quickstart(config):
+  """The budget of the quickstart table's rows: equal student tokens from one warm start."""
+  config.steps = 100
+  config.batch_size = 16
+  config.optim.lr = 1e-3
+  config.optim.warmup = 10
+  config.eval_every = 25
+  config.eval_batches = 4
+  config.save_every = 25
+
+
+def smoke(config):
+  """Random models of a few thousand parameters on raw bytes."""
+  config = common.smoke(config)
+  config.batch_size = 8
+  config.data.seq_len = 16
+  config.data.tokenizer = "bytes"
+  config.pretrained.teacher = config.pretrained.student = ""
+  for model in (config.models.teacher, config.models.student):
+    model.vocab_size = 264  # a multiple of 8, more than the tokenizer's 257
+    model.layers = 2
+    model.width = 16
+    model.heads = model.kv_heads = 2
+    model.head_dim = 8
+    model.mlp_width = 32
+  config.divergence.chunk = 32
+  config.method.prompt = 8
+  return config

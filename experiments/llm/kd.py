@@ -1,0 +1,19 @@
+"""Forward KL from the stdlib teacher to a student five times smaller; any other divergence by
+argument.
+
+Paper: Hinton et al. 2015 (arXiv:1503.02531). Ours: real text, a published recipe's objective, no
+  number of theirs to meet.
+Run:   python -m distill_jax.train --config experiments/llm/kd.py[:divergence=reverse_kl] --workdir
+  runs/kd
+Takes: see docs/ledger.md, made from the quickstart table, of which this is a row.
+"""
+
+from experiments.llm import common
+
+
+def get_config(arg=None):
+  config = common.base(arg, divergence="forward_kl")
+  config.method.name = "llm.kd"
+  config.divergence.kind.name = config.arg.divergence
+  common.quickstart(config)
+  return common.smoke(config) if config.arg.smoke else config

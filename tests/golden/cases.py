@@ -1,0 +1,13 @@
+"""How each golden method is called: CASES maps its name to function(inputs, hyper).
+
+`inputs` has the file's arrays as attributes, without `in_`; `hyper` is its dict of
+hyperparameters. The function returns `out`, or a dict of `out` and `out_X`. It adapts shapes,
+reductions and conventions and leaves the numbers to distill_jax.
+"""
+
+import llm_divergence_cases
+
+CASES = {**llm_divergence_cases.CASES}
+
+NOT_YET: dict[str, str] = {}  # name: why it is still missing
+DEVIATES: dict[str, str] = {}  # name: one line why there is no function of ours

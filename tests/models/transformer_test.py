@@ -1,0 +1,324 @@
+"""The transformer against a slow one in numpy, and against itself by other routes."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import NamedSharding
+
+from distill_jax.models import transformer
+
+FAMILIES = dict(
+  llama=dict(kv_heads=2, tie_embeddings=False),
+  qwen2=dict(kv_heads=1, qkv_bias=True),
+  qwen3=dict(kv_heads=2, qk_norm=True),
+  mistral=dict(kv_heads=2, sliding_window=3, tie_embeddings=False),
+  gemma2=dict(
+    kv_heads=2,
+    activation="gelu",
+    norm_plus_one=True,
+    sandwich_norms=True,
+    scale_embeddings=True,
+    logit_softcap=2.0,
+    attention_softcap=1.0,
+    sliding_window=3,
+    sliding_pattern=2,
+  ),
+  gemma3=dict(
+    kv_heads=4,
+    activation="gelu",
+    norm_plus_one=True,
+    sandwich_norms=True,
+    scale_embeddings=True,
+    qk_norm=True,
+    sliding_window=4,
+    sliding_pattern=2,
+    rope_theta=1e6,
+    rope_local_theta=1e4,
+  ),
+)
+families = pytest.mark.parametrize("family", FAMILIES)
+
+
+def small(**changes):
+  config = transformer.default_config()
+  config.update(vocab_size=13, layers=2, width=16, heads=4, kv_heads=4, head_dim=6, mlp_width=24)
+  config.update(changes)
+  return config
+
+
+def build(seed=0, **changes):
+  """Config, model and parameters, none of them at the zero or one where they start."""
+  config = small(**changes)
+  model = transformer.make(config)
+  params = model.init(jax.random.key(seed))
+  leaves, tree = jax.tree.flatten(params)
+  keys = jax.random.split(jax.random.key(seed + 1), len(leaves))
+  leaves = [x + 0.2 * jax.random.normal(k, x.shape) for x, k in zip(leaves, keys, strict=True)]
+  return config, model, jax.tree.unflatten(tree, leaves)
+
+
+def draw_tokens(*shape, seed=2):
+  return jax.random.randint(jax.random.key(seed), shape, 0, 13)
+
+
+def slow_logits(config, params, tokens):
+  """One sequence [T] -> logits [T, V], in float64, a query at a time."""
+  params = jax.tree.map(lambda x: np.asarray(x, np.float64), params)
+  plus = 1.0 if config.norm_plus_one else 0.0
+
+  def norm(x, weight):
+    return x / np.sqrt(np.mean(x**2, -1, keepdims=True) + config.norm_eps) * (weight + plus)
+
+  def cap(x, c):
+    return c * np.tanh(x / c) if c else x
+
+  def activation(x):
+    if config.activation == "silu":
+      return x / (1 + np.exp(-x))
+    return 0.5 * x * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3)))
+
+  def rotate(x, position, theta):
+    half = config.head_dim // 2
+    turn = np.exp(1j * position * theta ** (-np.arange(half) / half))
+    pairs = (x[:half] + 1j * x[half:]) * turn
+    return np.concatenate([pairs.real, pairs.imag])
+
+  x = params["embed"]["tokens"][np.asarray(tokens)]
+  x = x * np.sqrt(config.width) if config.scale_embeddings else x
+  group = config.heads // config.kv_heads
+  for i in range(config.layers):
+    p = {name: w[i] for name, w in params["layers"].items()}
+    last = config.sliding_pattern and (i + 1) % config.sliding_pattern == 0
+    slides = config.sliding_window and not last
+    theta = (slides and config.rope_local_theta) or config.rope_theta
+    y = norm(x, p["attention_norm"])
+    mixed = np.zeros_like(x)
+    for h in range(config.heads):
+      q, k, v = y @ p["query"][:, h], y @ p["key"][:, h // group], y @ p["value"][:, h // group]
+      if config.qkv_bias:
+        q, k = q + p["query_bias"][h], k + p["key_bias"][h // group]
+        v = v + p["value_bias"][h // group]
+      if config.qk_norm:
+        q, k = norm(q, p["query_norm"]), norm(k, p["key_norm"])
+      for t in range(len(x)):
+        first = max(0, t - config.sliding_window + 1) if slides else 0
+        seen = range(first, t + 1)
+        scores = [rotate(q[t], t, theta) @ rotate(k[s], s, theta) for s in seen]
+        scores = cap(np.array(scores) / np.sqrt(config.head_dim), config.attention_softcap)
+        weights = np.exp(scores) / np.exp(scores).sum()
+        mixed[t] += weights @ v[first : t + 1] @ p["output"][h]
+    x = x + (norm(mixed, p["post_attention_norm"]) if config.sandwich_norms else mixed)
+    y = norm(x, p["mlp_norm"])
+    y = (activation(y @ p["gate"]) * (y @ p["up"])) @ p["down"]
+    x = x + (norm(y, p["post_mlp_norm"]) if config.sandwich_norms else y)
+  head = params["embed"]["tokens"].T if config.tie_embeddings else params["head"]
+  return cap(norm(x, params["final_norm"]) @ head, config.logit_softcap)
+
+
+@families
+def test_equals_the_slow_transformer(family):
+  config, model, params = build(**FAMILIES[family])
+  tokens = draw_tokens(2, 7)
+  logits = model.logits(params, model.hidden(params, tokens))
+  assert logits.shape == (2, 7, 13) and logits.dtype == jnp.float32
+  for row in range(2):
+    np.testing.assert_allclose(logits[row], slow_logits(config, params, tokens[row]), atol=2e-5)
+
+
+def test_parameters_have_the_documented_names_and_shapes():
+  config = small(kv_heads=2, qkv_bias=True, qk_norm=True, sandwich_norms=True, tie_embeddings=False)
+  params = jax.eval_shape(transformer.make(config).init, jax.random.key(0))
+  shapes = dict(embed=dict(tokens=(13, 16)), final_norm=(16,), head=(16, 13))
+  shapes["layers"] = dict(
+    attention_norm=(2, 16),
+    post_attention_norm=(2, 16),
+    mlp_norm=(2, 16),
+    post_mlp_norm=(2, 16),
+    query=(2, 16, 4, 6),
+    key=(2, 16, 2, 6),
+    value=(2, 16, 2, 6),
+    output=(2, 4, 6, 16),
+    query_bias=(2, 4, 6),
+    key_bias=(2, 2, 6),
+    value_bias=(2, 2, 6),
+    query_norm=(2, 6),
+    key_norm=(2, 6),
+    gate=(2, 16, 24),
+    up=(2, 16, 24),
+    down=(2, 24, 16),
+  )
+  assert jax.tree.map(lambda x: x.shape, params) == shapes
+  assert type(params["layers"]) is dict
+  plain = jax.eval_shape(transformer.make(small()).init, jax.random.key(0))
+  assert "head" not in plain and len(plain["layers"]) == 9
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_starts_near_the_uniform_distribution(tied):
+  config = small(vocab_size=512, width=128, heads=4, head_dim=32, tie_embeddings=tied)
+  model = transformer.make(config)
+  params = model.init(jax.random.key(0))
+  tokens = jax.random.randint(jax.random.key(1), (4, 33), 0, 512)
+  logits = model.logits(params, model.hidden(params, tokens[:, :-1]))
+  log_q = jnp.take_along_axis(jax.nn.log_softmax(logits), tokens[:, 1:, None], -1)
+  assert abs(-log_q.mean() - np.log(512)) < 0.1
+  assert model.head(params).shape == (128, 512)
+  deviation = params["layers"]["up"].std() * np.sqrt(128)
+  assert abs(deviation - 1) < 0.05
+
+
+@families
+def test_a_token_does_not_see_the_future(family):
+  _, model, params = build(**FAMILIES[family])
+  tokens = draw_tokens(1, 8)
+  changed = tokens.at[0, 5].add(1) % 13
+  a, b = model.hidden(params, tokens), model.hidden(params, changed)
+  assert (a[:, :5] == b[:, :5]).all()
+  assert (a[:, 5] != b[:, 5]).any()
+
+
+@families
+def test_cache_gives_what_the_whole_sequence_gives(family):
+  """Rows of three prompt lengths: prefill padded to the longest, then two more calls."""
+  _, model, params = build(**FAMILIES[family])
+  tokens, lengths = draw_tokens(3, 9), jnp.array([2, 5, 4])
+  whole = model.hidden(params, tokens)
+  decode = jax.jit(model.decode)
+
+  def at(starts, size):
+    return starts[:, None] + jnp.arange(size)
+
+  cache = model.init_cache(3, 10)
+  prompts = jnp.where(jnp.arange(5) < lengths[:, None], tokens[:, :5], 0)
+  hidden, cache = decode(params, prompts, cache, at(jnp.zeros_like(lengths), 5))
+  for row, length in enumerate(lengths):
+    np.testing.assert_allclose(hidden[row, :length], whole[row, :length], atol=1e-5)
+  for size in (1, 2, 1):
+    places = at(lengths, size)
+    new = jnp.take_along_axis(tokens, places, 1)
+    hidden, cache = decode(params, new, cache, places)
+    expected = jnp.take_along_axis(whole, places[..., None], 1)
+    np.testing.assert_allclose(hidden, expected, atol=1e-5)
+    lengths += size
+
+
+def test_a_decode_step_updates_the_cache_in_place():
+  model = transformer.make(small(layers=8))
+  params = jax.eval_shape(model.init, jax.random.key(0))
+  cache = jax.eval_shape(lambda: model.init_cache(4, 256))
+  one = jax.ShapeDtypeStruct((4, 1), jnp.int32)
+  step = jax.jit(model.decode, donate_argnums=2).lower(params, one, cache, one).compile()
+  memory = step.memory_analysis()
+  size = 2 * cache["key"].size * 4
+  assert memory.alias_size_in_bytes >= size
+  assert memory.temp_size_in_bytes < size / 2
+
+
+@families
+def test_packed_sequences_do_not_see_each_other(family):
+  _, model, params = build(**FAMILIES[family])
+  a, b = draw_tokens(1, 4), draw_tokens(1, 6, seed=3)
+  packed = jnp.concatenate([a, b], 1)
+  segments = jnp.array([[1] * 4 + [2] * 6])
+  apart = jnp.concatenate([model.hidden(params, a), model.hidden(params, b)], 1)
+  positions = jnp.concatenate([jnp.arange(4), jnp.arange(6)])[None]
+  restarted = model.hidden(params, packed, positions=positions, segment_ids=segments)
+  np.testing.assert_allclose(restarted, apart, atol=1e-5)
+  running = model.hidden(params, packed, segment_ids=segments)  # rotations are relative
+  np.testing.assert_allclose(running, apart, atol=1e-4)
+
+
+@families
+def test_remat_changes_no_gradient(family):
+  tokens = draw_tokens(2, 6)
+
+  def gradient(remat):
+    _, model, params = build(**FAMILIES[family], remat=remat)
+    return jax.jit(jax.grad(lambda p: jnp.sum(model.hidden(p, tokens) ** 3)))(params)
+
+  plain = gradient("none")
+  for remat in ("full", "dots"):
+    jax.tree.map(
+      lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), plain, gradient(remat)
+    )
+
+
+@pytest.mark.parametrize("remat", ["none", "full", "dots"])
+def test_forward_mode_agrees_with_reverse_mode(remat):
+  _, model, params = build(**FAMILIES["gemma2"], remat=remat)
+  tokens = draw_tokens(2, 5)
+  direction = jax.tree.map(lambda x: jnp.cos(jnp.arange(x.size)).reshape(x.shape), params)
+
+  def loss(params):
+    return jnp.mean(model.logits(params, model.hidden(params, tokens)) ** 2)
+
+  _, forward = jax.jvp(loss, (params,), (direction,))
+  products = jax.tree.map(jnp.vdot, jax.grad(loss)(params), direction)
+  np.testing.assert_allclose(forward, sum(jax.tree.leaves(products)), rtol=1e-4)
+
+
+@families
+def test_bfloat16_stays_near_float32(family):
+  config, model, params = build(**FAMILIES[family])
+  half = transformer.make(small(**FAMILIES[family], dtype="bfloat16"))
+  tokens = draw_tokens(2, 8)
+  hidden = half.hidden(params, tokens)
+  assert hidden.dtype == half.head(params).dtype == jnp.bfloat16
+  logits = half.logits(params, hidden)
+  assert logits.dtype == jnp.float32
+  exact = model.logits(params, model.hidden(params, tokens))
+  assert jnp.abs(logits - exact).mean() < 0.03 * jnp.abs(exact).mean()
+  positions = jnp.broadcast_to(jnp.arange(8), (2, 8))
+  cached, cache = half.decode(params, tokens, half.init_cache(2, 8), positions)
+  assert cache["key"].dtype == cached.dtype == jnp.bfloat16
+  gradient = jax.grad(lambda p: half.hidden(p, tokens).astype(jnp.float32).sum())(params)
+  assert all(x.dtype == jnp.float32 for x in jax.tree.leaves(gradient))
+  small_params = transformer.make(small(param_dtype="bfloat16")).init(jax.random.key(0))
+  assert all(x.dtype == jnp.bfloat16 for x in jax.tree.leaves(small_params))
+
+
+def test_eight_devices_give_what_one_gives():
+  """Batch over data and fsdp, width over fsdp, heads and feed-forward over tensor."""
+  _, model, params = build(kv_heads=2)
+  tokens = draw_tokens(4, 8)
+  mesh = jax.make_mesh(
+    (2, 2, 2), ("data", "fsdp", "tensor"), axis_types=(jax.sharding.AxisType.Auto,) * 3
+  )
+  heads, mlp = jax.P(None, "fsdp", "tensor"), jax.P(None, "fsdp", "tensor")
+  specs = jax.tree.map(lambda x: jax.P(), params)
+  specs["embed"]["tokens"] = jax.P(None, "fsdp")
+  specs["layers"] |= dict(query=heads, key=heads, value=heads, gate=mlp, up=mlp)
+  specs["layers"] |= dict(
+    output=jax.P(None, "tensor", None, "fsdp"), down=jax.P(None, "tensor", "fsdp")
+  )
+  shardings = jax.tree.map(lambda spec: NamedSharding(mesh, spec), specs)
+  sharded = jax.device_put(params, shardings)
+  rows = NamedSharding(mesh, jax.P(("data", "fsdp")))
+
+  def loss(params, tokens):
+    return jnp.mean(model.logits(params, model.hidden(params, tokens)) ** 2)
+
+  with jax.set_mesh(mesh):
+    spread = jax.jit(jax.value_and_grad(loss))(sharded, jax.device_put(tokens, rows))
+  alone = jax.jit(jax.value_and_grad(loss))(params, tokens)
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), spread, alone)
+
+
+@pytest.mark.parametrize(
+  "changes, message",
+  [
+    (dict(heads=6, kv_heads=4), "heads (6) must be a multiple of kv_heads (4)"),
+    (dict(head_dim=7), "head_dim must be even"),
+    (dict(activation="relu"), "activation must be one of silu, gelu, got 'relu'"),
+    (dict(remat="some"), "remat must be one of none, full, dots, got 'some'"),
+    (dict(dtype="bf16"), "dtype must be one of float32, bfloat16, got 'bf16'"),
+    (dict(attention="flash"), "attention must be one of xla, cudnn"),
+    (dict(sliding_pattern=2), "need a sliding_window"),
+    (dict(attention="cudnn", attention_softcap=5.0), "needs attention 'xla'"),
+  ],
+)
+def test_says_what_is_wrong_with_a_config(changes, message):
+  with pytest.raises(ValueError) as error:
+    transformer.make(small(**changes))
+  assert message in str(error.value) and "\n" not in str(error.value)
