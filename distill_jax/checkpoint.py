@@ -2,13 +2,13 @@
 
 The only file that imports orbax. Step 12 is the directory `12`, which orbax writes under another
 name and renames when complete. Orbax finds missing and truncated files, not flipped bits, so the
-size and CRC-32 of all files are added right after; a run killed between the two leaves a checkpoint
-that is not verified: used, unless orbax objects. Of several processes each adds and checks a share,
-and process 0 alone lists, renames and deletes.
+size and CRC-32 of all files are added right after; a run killed in between leaves one unverified,
+used unless orbax objects. Each process checks a share; process 0 alone lists, renames, deletes.
 """
 
 import dataclasses
 import json
+import math
 import time
 import zlib
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -94,7 +94,7 @@ class Checkpoints:
       return False
     if self.best_metric and metrics and self.best_metric not in metrics:
       raise ValueError(f"best_metric {self.best_metric!r} is not one of {sorted(metrics)}")
-    value = float((metrics or {}).get(self.best_metric, "nan"))
+    value = float((metrics or {}).get(self.best_metric, math.nan))
     self.wait()
     path = self.directory / str(step)
     response = ocp.save_checkpointables_async(path, {"state": state, "data": data_iterator})
@@ -121,10 +121,9 @@ class Checkpoints:
 
   def _delete_old(self) -> None:
     steps = self._steps()
-    values = {step: _best_metric(self.directory / str(step)) for step in steps}
-    sign = 1 if self.best_mode == "min" else -1
-    ranked = sorted((s for s in steps if values[s] == values[s]), key=lambda s: sign * values[s])
-    keep = {*steps[-self.keep :], *ranked[: self.keep_best]}
+    values = {s: v for s in steps if not math.isnan(v := _best_metric(self.directory / str(s)))}
+    best = sorted(values, key=values.__getitem__, reverse=self.best_mode == "max")
+    keep = {*steps[-self.keep :], *best[: self.keep_best]}
     for path in self.directory.iterdir():
       unfinished = path.name.endswith(".orbax-checkpoint-tmp")  # and abandoned: none is in flight
       if unfinished or (path.name.isdecimal() and int(path.name) not in keep):
@@ -198,4 +197,4 @@ def _best_metric(path: epath.Path) -> float:
   try:
     return float(json.loads((path / "checksums.0.json").read_text())["best_metric"])
   except (OSError, ValueError, LookupError, TypeError):  # never finished, or broken
-    return float("nan")
+    return math.nan

@@ -44,6 +44,8 @@ def load(spec: str, overrides: Sequence[str] = ()) -> ConfigDict:
   if not hasattr(module, "get_config"):
     raise ConfigError(f"{path} defines no get_config(arg=None), so it is not an experiment.")
   config = _in_file(path, lambda: module.get_config(arg or None))
+  if not isinstance(config, ConfigDict):
+    raise ConfigError(f"{path}: get_config returned {type(config).__name__}, not a ConfigDict.")
   config.lock()
   for override in overrides:
     key, equals, text = override.partition("=")
@@ -80,17 +82,24 @@ def _in_file(path: str, call):
   except ConfigError:
     raise
   except Exception as error:
-    frame = traceback.extract_tb(error.__traceback__)[-1]
-    where = next(
-      (f for f in traceback.extract_tb(error.__traceback__)[::-1] if "experiments" in f.filename),
-      frame,
-    )
+    places = [  # in the user's files, not in the libraries that they call
+      f"{f.filename}:{f.lineno}"
+      for f in traceback.extract_tb(error.__traceback__)
+      if f.filename != __file__ and "-packages" not in f.filename and f.filename[0] != "<"
+    ]
     if isinstance(error, SyntaxError):
-      where = traceback.FrameSummary(error.filename or path, error.lineno or 0, "")
-    message = " ".join(str(error).split())
-    raise ConfigError(
-      f"{where.filename}:{where.lineno}: {type(error).__name__}: {message}"
-    ) from error
+      places.append(f"{error.filename}:{error.lineno}")
+      error.filename = error.lineno = None  # said once
+    where = places[-1] if places else path
+    raise ConfigError(f"{where}: {type(error).__name__}: {_one_line(error)}") from error
+
+
+def _one_line(error: BaseException) -> str:
+  """The message, freed of the quotes and escapes that KeyError puts around it."""
+  while error.args and isinstance(error.args[0], BaseException):
+    error = error.args[0]
+  text = error.args[0] if isinstance(error, KeyError) and error.args else error
+  return " ".join(str(text).split())
 
 
 def parse_arg(arg: str | None, **defaults) -> ConfigDict:

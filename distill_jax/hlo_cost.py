@@ -26,7 +26,9 @@ _FREE = re.compile(
   "async-update|opt-barrier|partition-id|replica-id|add-dependency|.*-done"
 )
 _SLICES = ("dynamic-slice", "slice", "gather")
-_BOOKKEEPING = ("AllocateBuffer", "ConcatBitcast", "AsyncCollectiveStart", "AsyncCollectiveDone")
+_BOOKKEEPING = re.compile(
+  "AllocateBuffer|ConcatBitcast|AsyncCollectiveStart|AsyncCollectiveDone|AssumeGatherIndicesInBound"
+)
 
 
 @dataclasses.dataclass
@@ -121,7 +123,7 @@ def _custom_call(i: Instruction) -> Cost:
   target = i.find(r'custom_call_target="([^"]*)"')
   if flops := i.find(r'"cost_estimate":\{[^}]*"flops":"?(\d+)'):
     return Cost(flops=float(flops))
-  return Cost() if target in _BOOKKEEPING else Cost(custom_calls={target: 1.0})
+  return Cost() if _BOOKKEEPING.fullmatch(target) else Cost(custom_calls={target: 1.0})
 
 
 def _collective(module: Module, comp: Computation, i: Instruction, operands: float) -> Cost:
@@ -134,6 +136,8 @@ def _collective(module: Module, comp: Computation, i: Instruction, operands: flo
 
 def group_size(i: Instruction, devices: int) -> int:
   """Devices in one group of a collective, in each of the three ways that HLO writes groups."""
+  if i.opcode.startswith("collective-permute"):
+    return 2  # one sends, one receives
   if found := i.find(r"replica_groups=\[\d+,(\d+)\]<="):
     return int(found)
   if found := i.find(r"replica_groups=(mesh\[[^\]]*\][^{]*\{[^}]*\})"):
@@ -190,7 +194,7 @@ def _hits(positions: int, stride: int, offset: int, last: int, base: int) -> int
 def _traffic(module: Module, i: Instruction, types: list[str]) -> float:
   """Bytes of HBM that an instruction outside a fusion reads and writes."""
   op, result, parts = i.opcode.removesuffix("-start"), i.type, members(i.type)
-  if _FREE.fullmatch(i.opcode) or i.find(r'target="([^"]*)"') in _BOOKKEEPING:
+  if _FREE.fullmatch(i.opcode) or _BOOKKEEPING.fullmatch(i.find(r'target="([^"]*)"')):
     return 0.0
   if op == "fusion":
     return _fusion_traffic(module, i, types)

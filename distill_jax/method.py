@@ -103,7 +103,7 @@ def minimize(
 
   total, count = metrics["loss"]
   grads = jax.tree.map(lambda g: g / jnp.maximum(count, 1).astype(g.dtype), grads)
-  norm = optax.global_norm(grads)
+  norm = optax.tree.norm(grads)
   finite = jnp.isfinite(total) & jnp.isfinite(norm)
   updates, new_opt = tx.update(grads, opt, params)
   new = (optax.apply_updates(params, updates), new_opt)

@@ -1,6 +1,7 @@
-"""Optimisers, learning-rate schedules and moving averages of parameters, from a config; all of it
-optax."""
+"""Optimisers and learning-rate schedules, which are optax's, and moving averages of parameters,
+from a config."""
 
+import math
 import re
 from typing import Any
 
@@ -15,7 +16,9 @@ SCHEDULES = ("constant", "linear", "cosine", "wsd")
 
 
 def make(config, steps: int) -> optax.GradientTransformation:
-  """Clipping, the optimiser, decoupled weight decay on what the mask leaves, and the schedule.
+  """Clipping, the optimiser, weight decay on what the mask leaves, and the schedule.
+
+  Weight decay is decoupled; sgd's is added to the gradient, as is usual.
 
   Args:
     config: ConfigDict with name, lr, schedule, warmup (steps), final (fraction of lr at the end),
@@ -37,6 +40,8 @@ def make(config, steps: int) -> optax.GradientTransformation:
     case "adamw":
       tx = optax.adamw(schedule, config.b1, config.b2, config.eps, **decay)
     case "adam":
+      if config.weight_decay:
+        raise ConfigError("optim.weight_decay: adam has none, adamw does.")
       tx = optax.adam(schedule, config.b1, config.b2, config.eps)
     case "sgd":
       sgd = optax.sgd(schedule, momentum=config.b1 or None)
@@ -65,7 +70,8 @@ def make_schedule(config, steps: int) -> optax.Schedule:
     case "cosine":
       main = optax.cosine_decay_schedule(config.lr, rest, config.final)
     case "wsd":
-      main = optax.linear_schedule(config.lr, end, max(rest // 5, 1), rest - rest // 5)
+      fall = max(rest // 5, 1)
+      main = optax.linear_schedule(config.lr, end, fall, rest - fall)
     case _:
       raise ConfigError(
         f"No schedule {config.schedule!r}." + did_you_mean(config.schedule, SCHEDULES)
@@ -75,8 +81,13 @@ def make_schedule(config, steps: int) -> optax.Schedule:
 
 
 def ema_init(averages: tuple[tuple[str, float], ...], params: Any) -> dict[str, Any]:
-  """One copy of the parameters for each average that `config.ema` names; none for none."""
-  return {f"{kind}_{value:g}": jax.tree.map(jnp.copy, params) for kind, value in averages}
+  """One copy of the parameters, at least float32, for each average that `config.ema` names, as
+  "kind_value"."""
+
+  def copy(x):
+    return jnp.array(x, jnp.promote_types(x.dtype, jnp.float32))
+
+  return {_name(*average): jax.tree.map(copy, params) for average in averages}
 
 
 def ema_update(
@@ -90,20 +101,28 @@ def ema_update(
       Karras et al., Analyzing and Improving the Training Dynamics of Diffusion Models
       (arXiv:2312.02696), eq. 127.
   """
-  return {
-    name: optax.incremental_update(params, ema[name], 1 - ema_decay(kind, value, step))
-    for name, (kind, value) in zip(ema, averages, strict=True)
-  }
+
+  def update(kind, value):
+    weight = _new_weight(kind, value, step)
+    old = ema[_name(kind, value)]
+    return jax.tree.map(lambda old, new: old + weight * (new.astype(old.dtype) - old), old, params)
+
+  return {_name(*average): update(*average) for average in averages}
 
 
-def ema_decay(kind: str, value: float, step: jax.Array) -> jax.Array:
-  """The factor that the old average keeps in update number `step`."""
+def _name(kind: str, value: float) -> str:
+  return f"{kind}_{value}"
+
+
+def _new_weight(kind: str, value: float, step: jax.Array) -> jax.Array:
+  """1 - decay of update number `step`, without the rounding of a decay close to 1."""
   match kind:
     case "constant":
-      return jnp.float32(value)
+      return jnp.float32(1 - value)
     case "half_life":
-      return jnp.float32(2.0 ** (-1.0 / value))
+      return jnp.float32(-math.expm1(-math.log(2) / value))
     case "power":
-      return (1 - 1 / (jnp.asarray(step, jnp.float32) + 1)) ** (value + 1)
+      t = jnp.asarray(step, jnp.float32) + 1
+      return -jnp.expm1((value + 1) * jnp.log1p(-1 / t))
     case _:
       raise ConfigError(f"No moving average {kind!r}: constant, half_life or power.")

@@ -57,7 +57,10 @@ class NonFinite(Exception):
 
 def build(config, mesh: Mesh) -> Program:
   """The programs of an experiment on a mesh. Nothing is computed on devices yet."""
-  method = method_lib.load("methods", config.method.name).make(config)
+  try:
+    method = method_lib.load("methods", config.method.name).make(config)
+  except ValueError as error:  # what a model or a loss refuses
+    raise ConfigError(f"{config.method.name}: {error}") from error
   batch = method_lib.load("data", config.data.name).spec(config)
   pretrained = {name: pretrained_lib.load(path) for name, path in config.pretrained.items() if path}
   shapes = jax.eval_shape(method.init, jax.random.key(0), pretrained)
@@ -93,10 +96,6 @@ def run(config, workdir: pathlib.Path, *, title: str = "", profile: bool = False
   """
   enable_compilation_cache(config.cache_dir)
   workdir.mkdir(parents=True, exist_ok=True)
-  if jax.process_index() == 0:
-    for change in config_lib.differences(config, workdir):
-      print(f"{workdir} was begun with another config: {change}", file=sys.stderr)
-    config_lib.save(config, workdir)
   mesh = make_mesh(config.mesh)
   with jax.set_mesh(mesh), Signals() as signals:
     return _loop(config, workdir, mesh, signals, title or config.method.name, profile)
@@ -116,6 +115,10 @@ def _loop(config, workdir, mesh, signals, title, profile) -> dict[str, Any]:
   )
   with checkpoints:
     state = checkpoints.restore(program.abstract[0], data)
+    if jax.process_index() == 0:
+      for change in config_lib.differences(config, workdir) if state is not None else []:
+        print(f"{workdir} was begun with another config: {change}", file=sys.stderr)
+      config_lib.save(config, workdir)
     fresh, frozen = program.init(program.keys[0], program.pretrained)
     state, first = (fresh, 0) if state is None else (state, int(state["step"]))
     del fresh

@@ -51,10 +51,8 @@ def adaptive_kl_weights(
   order = jnp.argsort(-log_p, axis=-1)
   p, q = (jnp.take_along_axis(jnp.exp(x), order, axis=-1) for x in (log_p, log_q))
   mass = jnp.cumsum(p, axis=-1)
-  if boundary_in_head:
-    head = mass - p < head_mass
-  else:
-    head = (mass <= head_mass).at[..., 0].set(True)
+  inner, outer = mass - p < head_mass, mass <= head_mass  # with and without the boundary
+  head = inner if boundary_in_head else outer.at[..., 0].set(True)
   gap = jnp.abs(p - q)
   total = jnp.sum(gap, axis=-1)
   share = jnp.sum(jnp.where(head, gap, 0.0), axis=-1) / jnp.where(total > 0, total, 1.0)

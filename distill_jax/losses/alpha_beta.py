@@ -66,7 +66,8 @@ def clipped_alpha(
   clip: float = 1e3,
   where: jax.Array | None = None,
 ) -> tuple[jax.Array, jax.Array]:
-  """1/(a (a - 1)) sum_v q [(p/q)^a - 1] with (p/q)^a at most `clip`: a = 0 is reverse KL, 1 forward.
+  """1/(a (a - 1)) sum_v q [(p/q)^a - 1] with (p/q)^a at most `clip`: a = 0 is reverse KL, 1
+  forward.
 
   Wang, Gong, Li, Liu, Chandra, AlphaNet: Improved Training of Supernets with Alpha-Divergence
   (arXiv:2102.07954), section 3.

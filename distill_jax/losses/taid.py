@@ -88,8 +88,8 @@ def taid_update(
 def learned_temperature(
   parameter: jax.Array, strength: float | jax.Array, *, low: float = 1.0, span: float = 20.0
 ) -> jax.Array:
-  """low + span sigmoid(parameter), whose gradient is multiplied by -strength: the temperature climbs
-  where the student descends.
+  """low + span sigmoid(parameter), whose gradient is multiplied by -strength: the temperature
+  climbs where the student descends.
 
   Li et al., Curriculum Temperature for Knowledge Distillation (arXiv:2211.16231), eq. 4 to 7. Its
   loss is T^2 times the cross-entropy at this temperature. TAID's code of this baseline multiplies

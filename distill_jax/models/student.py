@@ -9,6 +9,8 @@ import jax.numpy as jnp
 import optax
 
 from distill_jax import optim
+from distill_jax.config import ConfigError
+from distill_jax.data import tokenizer
 from distill_jax.losses.linear_divergence import Head
 from distill_jax.method import Metrics, State, minimize
 from distill_jax.models import pretrained as pretrained_lib
@@ -38,6 +40,7 @@ def init(config, tx: optax.GradientTransformation, *, teacher: bool = True) -> C
 
   With `teacher=False` a teacher is there only if the config names its folder: for evals.
   """
+  _check_vocabulary(config)
 
   def init(key, pretrained):
     student_key, teacher_key = jax.random.split(key)
@@ -61,3 +64,21 @@ def update(
   averages = optim.ema_update(config.ema, state["ema"], student, state["step"])
   new = dict(step=state["step"] + 1, student=student, opt=opt, ema=averages)
   return dict(state, **new), metrics
+
+
+def _check_vocabulary(config) -> None:
+  """Refuses token ids that a model has no row for, or that mean something else to it."""
+  tokens = tokenizer.load(config.data.tokenizer)
+  for name, path in config.pretrained.items():
+    size = pretrained_lib.architecture(config, name).vocab_size
+    if tokens.vocab_size > size:
+      raise ConfigError(
+        f"data.tokenizer has {tokens.vocab_size} tokens, the {name} a vocabulary of {size}: set "
+        f"models.{name}.vocab_size, or use the {name}'s own tokenizer."
+      )
+    own = pretrained_lib.folder(path) / "tokenizer.json" if path else None
+    if own and own.exists() and tokenizer.load(str(own)).fingerprint != tokens.fingerprint:
+      raise ConfigError(
+        f"data.tokenizer {config.data.tokenizer!r} is not the tokenizer of the {name}, {own}: token "
+        "ids would mean other text to it."
+      )

@@ -55,7 +55,7 @@ def base(arg=None, **defaults):
   config.divergence.kind.beta = 0.5  # of generalized_js, the teacher's weight in the mixture
   config.divergence.kind.skew = 0.1  # of skew_forward_kl and skew_reverse_kl
   config.divergence.chunk = 1024  # tokens whose logits exist at a time
-  return config
+  return config.lock()  # from here on a misspelt key is an error
 
 
 def quickstart(config):

@@ -289,9 +289,7 @@ CASES = {
   "tokenkit_dskd_skewed_reverse_kl": dskd(
     lambda s, t, h: d.skew_reverse_kl(s, t, skew=h["skew_lambda"])
   ),
-  "tokenkit_dskd_adaptive_kl": dskd(
-    lambda s, t, h: adaptive_kl(s, t, head_mass=1 - h["alpha"])
-  ),
+  "tokenkit_dskd_adaptive_kl": dskd(lambda s, t, h: adaptive_kl(s, t, head_mass=1 - h["alpha"])),
   "trl_minillm_single_step": minillm_single_step,
   "trl_sdpo_full_logits": lambda i, h: tokens(d.generalized_js, i, beta=h["alpha"]),
 }

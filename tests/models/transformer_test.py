@@ -1,5 +1,7 @@
 """The transformer against a slow one in numpy, and against itself by other routes."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -37,7 +39,8 @@ FAMILIES = dict(
     rope_local_theta=1e4,
   ),
 )
-families = pytest.mark.parametrize("family", FAMILIES)
+every_family = pytest.mark.parametrize("family", FAMILIES)
+telling_families = pytest.mark.parametrize("family", ["llama", "gemma2", "gemma3"])
 
 
 def small(**changes):
@@ -47,19 +50,21 @@ def small(**changes):
   return config
 
 
-def build(seed=0, **changes):
-  """Config, model and parameters, none of them at the zero or one where they start."""
-  config = small(**changes)
+@functools.cache
+def build(family, **changes):
+  """Config, model with compiled functions, and parameters moved away from their zeros and ones."""
+  config = small(**FAMILIES[family], **changes)
   model = transformer.make(config)
-  params = model.init(jax.random.key(seed))
-  leaves, tree = jax.tree.flatten(params)
-  keys = jax.random.split(jax.random.key(seed + 1), len(leaves))
-  leaves = [x + 0.2 * jax.random.normal(k, x.shape) for x, k in zip(leaves, keys, strict=True)]
+  leaves, tree = jax.tree.flatten(jax.jit(model.init)(jax.random.key(0)))
+  rng = np.random.default_rng(0)
+  leaves = [np.asarray(x + 0.2 * rng.normal(size=x.shape), np.float32) for x in leaves]
+  model = model._replace(hidden=jax.jit(model.hidden), decode=jax.jit(model.decode))
   return config, model, jax.tree.unflatten(tree, leaves)
 
 
-def draw_tokens(*shape, seed=2):
-  return jax.random.randint(jax.random.key(seed), shape, 0, 13)
+def draw_tokens(seed=0):
+  """[2, 8], one shape for all tests: one compilation."""
+  return np.random.default_rng(seed).integers(0, 13, (2, 8))
 
 
 def slow_logits(config, params, tokens):
@@ -116,12 +121,12 @@ def slow_logits(config, params, tokens):
   return cap(norm(x, params["final_norm"]) @ head, config.logit_softcap)
 
 
-@families
+@every_family
 def test_equals_the_slow_transformer(family):
-  config, model, params = build(**FAMILIES[family])
-  tokens = draw_tokens(2, 7)
+  config, model, params = build(family)
+  tokens = draw_tokens()
   logits = model.logits(params, model.hidden(params, tokens))
-  assert logits.shape == (2, 7, 13) and logits.dtype == jnp.float32
+  assert logits.shape == (2, 8, 13) and logits.dtype == jnp.float32
   for row in range(2):
     np.testing.assert_allclose(logits[row], slow_logits(config, params, tokens[row]), atol=2e-5)
 
@@ -158,9 +163,9 @@ def test_parameters_have_the_documented_names_and_shapes():
 def test_starts_near_the_uniform_distribution(tied):
   config = small(vocab_size=512, width=128, heads=4, head_dim=32, tie_embeddings=tied)
   model = transformer.make(config)
-  params = model.init(jax.random.key(0))
-  tokens = jax.random.randint(jax.random.key(1), (4, 33), 0, 512)
-  logits = model.logits(params, model.hidden(params, tokens[:, :-1]))
+  params = jax.jit(model.init)(jax.random.key(0))
+  tokens = np.random.default_rng(0).integers(0, 512, (4, 33))
+  logits = jax.jit(lambda x: model.logits(params, model.hidden(params, x)))(tokens[:, :-1])
   log_q = jnp.take_along_axis(jax.nn.log_softmax(logits), tokens[:, 1:, None], -1)
   assert abs(-log_q.mean() - np.log(512)) < 0.1
   assert model.head(params).shape == (128, 512)
@@ -168,39 +173,38 @@ def test_starts_near_the_uniform_distribution(tied):
   assert abs(deviation - 1) < 0.05
 
 
-@families
+@every_family
 def test_a_token_does_not_see_the_future(family):
-  _, model, params = build(**FAMILIES[family])
-  tokens = draw_tokens(1, 8)
-  changed = tokens.at[0, 5].add(1) % 13
+  _, model, params = build(family)
+  tokens = draw_tokens()
+  changed = tokens.copy()
+  changed[:, 5] = (tokens[:, 5] + 1) % 13
   a, b = model.hidden(params, tokens), model.hidden(params, changed)
   assert (a[:, :5] == b[:, :5]).all()
   assert (a[:, 5] != b[:, 5]).any()
 
 
-@families
+@telling_families
 def test_cache_gives_what_the_whole_sequence_gives(family):
-  """Rows of three prompt lengths: prefill padded to the longest, then two more calls."""
-  _, model, params = build(**FAMILIES[family])
-  tokens, lengths = draw_tokens(3, 9), jnp.array([2, 5, 4])
+  """Rows with prompts of 2 and 5 tokens: a padded prefill, then the rest in more calls."""
+  _, model, params = build(family)
+  tokens, ends = draw_tokens(), np.array([2, 5])
   whole = model.hidden(params, tokens)
-  decode = jax.jit(model.decode)
-
-  def at(starts, size):
-    return starts[:, None] + jnp.arange(size)
-
-  cache = model.init_cache(3, 10)
-  prompts = jnp.where(jnp.arange(5) < lengths[:, None], tokens[:, :5], 0)
-  hidden, cache = decode(params, prompts, cache, at(jnp.zeros_like(lengths), 5))
-  for row, length in enumerate(lengths):
-    np.testing.assert_allclose(hidden[row, :length], whole[row, :length], atol=1e-5)
-  for size in (1, 2, 1):
-    places = at(lengths, size)
-    new = jnp.take_along_axis(tokens, places, 1)
-    hidden, cache = decode(params, new, cache, places)
-    expected = jnp.take_along_axis(whole, places[..., None], 1)
+  prompts = np.where(np.arange(5) < ends[:, None], tokens[:, :5], 0)
+  starts = np.zeros_like(ends)
+  hidden, cache = model.decode(params, prompts, model.init_cache(2, 9), places(starts, 5))
+  for row, end in enumerate(ends):
+    np.testing.assert_allclose(hidden[row, :end], whole[row, :end], atol=1e-5)
+  for size in (1, 2):
+    at = places(ends, size)
+    hidden, cache = model.decode(params, np.take_along_axis(tokens, at, 1), cache, at)
+    expected = np.take_along_axis(np.asarray(whole), at[..., None], 1)
     np.testing.assert_allclose(hidden, expected, atol=1e-5)
-    lengths += size
+    ends = ends + size
+
+
+def places(starts, size):
+  return starts[:, None] + np.arange(size)
 
 
 def test_a_decode_step_updates_the_cache_in_place():
@@ -215,76 +219,82 @@ def test_a_decode_step_updates_the_cache_in_place():
   assert memory.temp_size_in_bytes < size / 2
 
 
-@families
+@telling_families
 def test_packed_sequences_do_not_see_each_other(family):
-  _, model, params = build(**FAMILIES[family])
-  a, b = draw_tokens(1, 4), draw_tokens(1, 6, seed=3)
-  packed = jnp.concatenate([a, b], 1)
-  segments = jnp.array([[1] * 4 + [2] * 6])
-  apart = jnp.concatenate([model.hidden(params, a), model.hidden(params, b)], 1)
-  positions = jnp.concatenate([jnp.arange(4), jnp.arange(6)])[None]
+  _, model, params = build(family)
+  packed, alone = draw_tokens(), draw_tokens(1)
+  segments = np.repeat([[1] * 3 + [2] * 5], 2, axis=0)
+  alone[:, :5] = packed[:, 3:]  # what follows does not matter: tokens do not see the future
+  first, second = model.hidden(params, packed)[:, :3], model.hidden(params, alone)[:, :5]
+  apart = np.concatenate([first, second], 1)
+  positions = np.repeat([[0, 1, 2, 0, 1, 2, 3, 4]], 2, axis=0)
   restarted = model.hidden(params, packed, positions=positions, segment_ids=segments)
   np.testing.assert_allclose(restarted, apart, atol=1e-5)
   running = model.hidden(params, packed, segment_ids=segments)  # rotations are relative
   np.testing.assert_allclose(running, apart, atol=1e-4)
 
 
-@families
-def test_remat_changes_no_gradient(family):
-  tokens = draw_tokens(2, 6)
-
-  def gradient(remat):
-    _, model, params = build(**FAMILIES[family], remat=remat)
-    return jax.jit(jax.grad(lambda p: jnp.sum(model.hidden(p, tokens) ** 3)))(params)
-
-  plain = gradient("none")
-  for remat in ("full", "dots"):
-    jax.tree.map(
-      lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), plain, gradient(remat)
-    )
-
-
-@pytest.mark.parametrize("remat", ["none", "full", "dots"])
-def test_forward_mode_agrees_with_reverse_mode(remat):
-  _, model, params = build(**FAMILIES["gemma2"], remat=remat)
-  tokens = draw_tokens(2, 5)
-  direction = jax.tree.map(lambda x: jnp.cos(jnp.arange(x.size)).reshape(x.shape), params)
+@functools.cache
+def loss_and_gradient(remat):
+  _, model, params = build("gemma2", remat=remat)
+  tokens = draw_tokens()
 
   def loss(params):
     return jnp.mean(model.logits(params, model.hidden(params, tokens)) ** 2)
 
-  _, forward = jax.jvp(loss, (params,), (direction,))
-  products = jax.tree.map(jnp.vdot, jax.grad(loss)(params), direction)
-  np.testing.assert_allclose(forward, sum(jax.tree.leaves(products)), rtol=1e-4)
+  return loss, params, jax.jit(jax.grad(loss))(params)
 
 
-@families
+@pytest.mark.parametrize("remat", ["full", "dots"])
+def test_remat_changes_no_gradient(remat):
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5),
+    loss_and_gradient("none")[2],
+    loss_and_gradient(remat)[2],
+  )
+
+
+@pytest.mark.parametrize("remat", ["none", "full"])
+def test_forward_mode_agrees_with_reverse_mode(remat):
+  loss, params, gradient = loss_and_gradient(remat)
+  direction = jax.tree.map(lambda x: np.cos(np.arange(x.size, dtype="f4")).reshape(x.shape), params)
+  _, forward = jax.jit(lambda p, v: jax.jvp(loss, (p,), (v,)))(params, direction)
+  reverse = sum(jax.tree.leaves(jax.tree.map(np.vdot, gradient, direction)))
+  np.testing.assert_allclose(forward, reverse, rtol=1e-4)
+
+
+@pytest.mark.parametrize("family", ["qwen2", "gemma3"])
 def test_bfloat16_stays_near_float32(family):
-  config, model, params = build(**FAMILIES[family])
-  half = transformer.make(small(**FAMILIES[family], dtype="bfloat16"))
-  tokens = draw_tokens(2, 8)
+  _, model, params = build(family)
+  _, half, _ = build(family, dtype="bfloat16")
+  tokens = draw_tokens()
   hidden = half.hidden(params, tokens)
   assert hidden.dtype == half.head(params).dtype == jnp.bfloat16
   logits = half.logits(params, hidden)
   assert logits.dtype == jnp.float32
   exact = model.logits(params, model.hidden(params, tokens))
   assert jnp.abs(logits - exact).mean() < 0.03 * jnp.abs(exact).mean()
-  positions = jnp.broadcast_to(jnp.arange(8), (2, 8))
-  cached, cache = half.decode(params, tokens, half.init_cache(2, 8), positions)
+  cached, cache = half.decode(params, tokens, half.init_cache(2, 8), places(np.zeros(2, int), 8))
   assert cache["key"].dtype == cached.dtype == jnp.bfloat16
-  gradient = jax.grad(lambda p: half.hidden(p, tokens).astype(jnp.float32).sum())(params)
-  assert all(x.dtype == jnp.float32 for x in jax.tree.leaves(gradient))
-  small_params = transformer.make(small(param_dtype="bfloat16")).init(jax.random.key(0))
-  assert all(x.dtype == jnp.bfloat16 for x in jax.tree.leaves(small_params))
+  np.testing.assert_allclose(cached.astype("f4"), hidden.astype("f4"), atol=0.1)
+
+
+def test_parameters_keep_their_own_dtype():
+  model = transformer.make(small(dtype="bfloat16", param_dtype="float32"))
+  params = jax.eval_shape(model.init, jax.random.key(0))
+  loss = lambda p: model.hidden(p, draw_tokens()).astype(jnp.float32).sum()  # noqa: E731
+  gradient = jax.eval_shape(jax.grad(loss), params)
+  assert all(x.dtype == jnp.float32 for x in jax.tree.leaves((params, gradient)))
+  half = jax.eval_shape(transformer.make(small(param_dtype="bfloat16")).init, jax.random.key(0))
+  assert all(x.dtype == jnp.bfloat16 for x in jax.tree.leaves(half))
 
 
 def test_eight_devices_give_what_one_gives():
   """Batch over data and fsdp, width over fsdp, heads and feed-forward over tensor."""
-  _, model, params = build(kv_heads=2)
-  tokens = draw_tokens(4, 8)
-  mesh = jax.make_mesh(
-    (2, 2, 2), ("data", "fsdp", "tensor"), axis_types=(jax.sharding.AxisType.Auto,) * 3
-  )
+  _, model, params = build("llama")
+  tokens = np.concatenate([draw_tokens(), draw_tokens(1)])
+  auto = (jax.sharding.AxisType.Auto,) * 3
+  mesh = jax.make_mesh((2, 2, 2), ("data", "fsdp", "tensor"), axis_types=auto)
   heads, mlp = jax.P(None, "fsdp", "tensor"), jax.P(None, "fsdp", "tensor")
   specs = jax.tree.map(lambda x: jax.P(), params)
   specs["embed"]["tokens"] = jax.P(None, "fsdp")

@@ -1,0 +1,94 @@
+"""Approximate likelihood matching: two tokenizers compared by the likelihood of the same text.
+
+Minixhofer, Vulic, Ponti, Universal Cross-Tokenizer Distillation via Approximate Likelihood Matching
+(arXiv:2503.20083). Both sides give each chunk of text a log-likelihood; a divergence between the
+two Bernoulli variables "this chunk comes next, or not" is minimised. `temperature` divides the
+log-likelihoods, `epsilon` keeps them below 0. No gradient flows into the teacher.
+"""
+
+import jax
+import jax.numpy as jnp
+
+
+def chunk_log_likelihoods(
+  token_log_probs: jax.Array,
+  alignment: jax.Array,
+  *,
+  next_log_probs: jax.Array | None = None,
+) -> jax.Array:
+  """log-likelihood of each chunk, the sum of its tokens', at most 0.
+
+  Args:
+    token_log_probs: [..., T], the log-probability of each token given those before it; 0 for the
+      first token, which nothing predicts.
+    alignment: bool[..., T, C], which tokens make up which chunk.
+    next_log_probs: [..., T], the log-probability, after each token, that a new word begins: that of
+      the last token of a chunk is added, for a chunk is complete only when nothing continues it.
+
+  Returns:
+    [..., C]; 0 for a chunk without tokens.
+  """
+  chunk = jnp.einsum("...t,...tc->...c", token_log_probs, alignment.astype(token_log_probs.dtype))
+  chunk = jnp.minimum(chunk, 0.0)
+  if next_log_probs is None:
+    return chunk
+  length = alignment.shape[-2]
+  last = length - 1 - jnp.argmax(jnp.flip(alignment, axis=-2), axis=-2)
+  boundary = jnp.take_along_axis(jnp.minimum(next_log_probs, 0.0), last, axis=-1)
+  return chunk + jnp.where(jnp.any(alignment, axis=-2), boundary, 0.0)
+
+
+def binary_cross_entropy(
+  student: jax.Array, teacher: jax.Array, *, temperature: float = 1.0, epsilon: float = 1e-6
+) -> jax.Array:
+  """-[t log s + (1 - t) log(1 - s)], t = exp(teacher / temperature), s likewise: eq. 6 of the
+  paper.
+  """
+  s, t = _scaled(student, teacher, temperature, epsilon)
+  return -(jnp.exp(t) * s - jnp.expm1(t) * log1mexp(s))
+
+
+def reverse_binary_kl(
+  student: jax.Array, teacher: jax.Array, *, temperature: float = 1.0, epsilon: float = 1e-6
+) -> jax.Array:
+  """s log(s/t) + (1 - s) log((1 - s)/(1 - t))."""
+  s, t = _scaled(student, teacher, temperature, epsilon)
+  return jnp.exp(s) * (s - t) - jnp.expm1(s) * (log1mexp(s) - log1mexp(t))
+
+
+def binary_kl_limit(student: jax.Array, teacher: jax.Array, *, epsilon: float = 1e-6) -> jax.Array:
+  """(t - s) + t log(s / t) on log-likelihoods: temperature times the binary KL as that grows."""
+  s, t = _scaled(student, teacher, 1.0, epsilon)
+  return t - s + t * (jnp.log(-s) - jnp.log(-t))
+
+
+def renyi(
+  student: jax.Array, teacher: jax.Array, *, alpha: float = 2.0, epsilon: float = 1e-6
+) -> jax.Array:
+  """log[t^a s^(1-a) + (1-t)^a (1-s)^(1-a)] / (a - 1)."""
+  s, t = _scaled(student, teacher, 1.0, epsilon)
+  inside = alpha * t + (1 - alpha) * s
+  outside = alpha * log1mexp(t) + (1 - alpha) * log1mexp(s)
+  return jnp.logaddexp(inside, outside) / (alpha - 1)
+
+
+def absolute(
+  student: jax.Array, teacher: jax.Array, *, temperature: float = 1.0, epsilon: float = 1e-6
+) -> jax.Array:
+  """|t - s| of the probabilities exp(log-likelihood / temperature)."""
+  s, t = _scaled(student, teacher, temperature, epsilon)
+  return jnp.abs(jnp.exp(t) - jnp.exp(s))
+
+
+def log1mexp(x: jax.Array) -> jax.Array:
+  """log(1 - exp(x)) for x < 0, accurate near 0 and far from it."""
+  near = x > -jnp.log(2.0)
+  return jnp.where(
+    near,
+    jnp.log(-jnp.expm1(jnp.where(near, x, -1.0))),
+    jnp.log1p(-jnp.exp(jnp.where(near, -1.0, x))),
+  )
+
+
+def _scaled(student, teacher, temperature, epsilon):
+  return tuple(x / temperature - epsilon for x in (student, jax.lax.stop_gradient(teacher)))

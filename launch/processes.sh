@@ -1,0 +1,44 @@
+#!/usr/bin/env bash
+# Several processes on one machine's CPU, as a rehearsal of a pod: real jax.distributed, real
+# collectives, simulated devices.
+#
+#   launch/processes.sh [--count 2] [--devices 1] [--port 9876] [--dry-run] --config ... --workdir ...
+#
+#   --count    processes
+#   --devices  simulated devices of each
+#   --port     of the first process, where the others find it
+#
+# The rest goes to python -m distill_jax.train. If a process fails, the others are stopped.
+set -euo pipefail
+
+count=2 devices=1 port=9876 dry_run=
+train=(-m distill_jax.train)
+while (($#)); do
+  case $1 in
+    --help) sed -n '2,/^set/s/^# \{0,1\}//p' "$0"; exit ;;
+    --dry-run) dry_run=1; shift ;;
+    --count) count=$2; shift 2 ;;
+    --devices) devices=$2; shift 2 ;;
+    --port) port=$2; shift 2 ;;
+    *) train+=("$1"); shift ;;
+  esac
+done
+
+run=(env JAX_PLATFORMS=cpu "XLA_FLAGS=--xla_force_host_platform_device_count=$devices"
+  "${PYTHON:-python}" "${train[@]}" --coordinator "localhost:$port" --processes "$count")
+started=()
+for ((i = 0; i < count; i++)); do
+  if [[ $dry_run ]]; then
+    printf '%q ' "${run[@]}" --process "$i"; echo
+  else
+    "${run[@]}" --process "$i" &
+    started+=($!)
+  fi
+done
+
+if [[ ! $dry_run ]]; then
+  trap 'kill "${started[@]}" 2>/dev/null || true; wait' EXIT # each has its grace time
+  for ((i = 0; i < count; i++)); do
+    wait -n
+  done
+fi

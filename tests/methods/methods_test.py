@@ -1,0 +1,128 @@
+"""What every method must do, found by walking the folder: a new method is tested by being there."""
+
+import functools
+import pathlib
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+import pytest
+
+from distill_jax import config as config_lib
+from distill_jax import method as method_lib
+from distill_jax import train
+from distill_jax.mesh import make_mesh, put_batch
+
+ROOT = pathlib.Path(__file__).parent.parent.parent
+METHODS = sorted(
+  ".".join(p.relative_to(ROOT / "distill_jax/methods").with_suffix("").parts)
+  for p in (ROOT / "distill_jax/methods").rglob("*.py")
+  if p.name != "__init__.py"
+)
+LEARNING = ("steps=30", "optim.lr=0.01", "optim.schedule=constant")
+
+
+@functools.cache
+def configs() -> dict[str, Any]:
+  """Method -> the smoke config of its first experiment."""
+  found: dict[str, Any] = {}
+  for path in sorted((ROOT / "experiments").rglob("*.py")):
+    if path.name != "common.py" and path.parent.name != "tables":
+      config = config_lib.load(f"{path}:smoke", LEARNING)
+      found.setdefault(config.method.name, config)
+  return found
+
+
+class Run(NamedTuple):
+  program: Any
+  batches: list
+  mesh: Any
+
+  def start(self):
+    return self.program.init(self.program.keys[0], self.program.pretrained)
+
+  def go(self, state, frozen, steps, first=0):
+    """State after `steps` steps and the loss of each; one batch again and again."""
+    losses = []
+    for t in range(first, first + steps):
+      key = jax.random.fold_in(self.program.keys[1], t)
+      state, metrics = self.program.step(state, frozen, self.batches[t % len(self.batches)], key)
+      losses.append(jax.device_get(metrics))
+    return state, losses
+
+
+@functools.cache
+def run_of(name: str, devices: int) -> Run:
+  config = configs()[name]
+  mesh = make_mesh(config.mesh, jax.devices()[:devices])
+  with jax.set_mesh(mesh):
+    program = train.build(config, mesh)
+    data = iter(method_lib.load("data", config.data.name).make(config))
+    return Run(program, [put_batch(next(data), mesh)], mesh)
+
+
+@pytest.fixture(params=METHODS)
+def method(request):
+  if request.param not in configs():
+    pytest.fail(f"no experiment uses {request.param}")
+  run = run_of(request.param, 8)
+  with jax.set_mesh(run.mesh):
+    yield request.param, run
+
+
+def shapes(tree):
+  return jax.tree.map(lambda x: (x.shape, str(x.dtype)), tree)
+
+
+def test_state_keeps_its_shape_and_frozen_its_bits(method):
+  _, run = method
+  state, frozen = run.start()
+  before, bits = shapes(state), jax.device_get(frozen)
+  state, _ = run.go(state, frozen, 2)
+  assert shapes(state) == before
+  assert int(state["step"]) == 2
+  jax.tree.map(np.testing.assert_array_equal, jax.device_get(frozen), bits)
+
+
+def test_metrics_are_finite_pairs(method):
+  _, run = method
+  _, metrics = run.go(*run.start(), 2)
+  for step in metrics:
+    for name, (total, count) in step.items():
+      assert np.isfinite(total) and count > 0, name
+
+
+def test_the_loss_falls_and_one_program_is_compiled(method):
+  _, run = method
+  _, metrics = run.go(*run.start(), 30)
+  losses = [m["loss"][0] / m["loss"][1] for m in metrics]
+  assert np.mean(losses[-5:]) < 0.9 * np.mean(losses[:5]), losses
+  assert run.program.step._cache_size() == 1
+
+
+def test_two_runs_and_a_resumed_one_end_in_the_same_bits(method):
+  _, run = method
+  state, frozen = run.start()
+  straight = jax.device_get(run.go(state, frozen, 4)[0])
+  state, frozen = run.start()
+  half = jax.device_get(run.go(state, frozen, 2)[0])
+  restored = jax.device_put(half, jax.tree.map(lambda x: x.sharding, run.program.abstract[0]))
+  resumed = jax.device_get(run.go(restored, frozen, 2, first=2)[0])
+  jax.tree.map(np.testing.assert_array_equal, straight, resumed)
+
+
+def test_one_device_equals_eight(method):
+  name, eight = method
+  states = [jax.device_get(eight.go(*eight.start(), 3)[0])]
+  one = run_of(name, 1)
+  with jax.set_mesh(one.mesh):
+    states.append(jax.device_get(one.go(*one.start(), 3)[0]))
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-3, atol=2e-4), *states)
+
+
+def test_nothing_large_is_closed_over(method):
+  """A teacher that is not an argument would be a constant of the program."""
+  _, run = method
+  text = run.program.step.lower(*run.program.abstract).as_text()
+  assert len(text) < 2_000_000
+  assert max((len(line) for line in text.splitlines() if "dense<" in line), default=0) < 20_000
