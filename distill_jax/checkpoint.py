@@ -21,6 +21,8 @@ from etils import epath
 from jax.experimental import multihost_utils
 from orbax.checkpoint import v1 as ocp
 
+from distill_jax.config import ConfigError
+
 
 @dataclasses.dataclass
 class Checkpoints:
@@ -36,7 +38,7 @@ class Checkpoints:
 
   def __post_init__(self):
     if self.every < 1 or self.keep < 1 or self.best_mode not in ("min", "max"):
-      raise ValueError(f"every and keep must be at least 1, best_mode min or max: {self}")
+      raise ConfigError(f"every and keep must be at least 1, best_mode min or max: {self}")
     path = epath.Path(self.directory)
     self.directory = path if path.is_absolute() else path.resolve()  # gs:// is absolute
     self._worker = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
@@ -53,7 +55,7 @@ class Checkpoints:
     """The state of the latest usable checkpoint, or None; moves `data_iterator` to its position.
 
     A broken checkpoint is reported and renamed (`12.broken-<time>`), and the one before it is used.
-    `abstract_state` is a tree of ShapeDtypeStruct with shardings, on any mesh. Raises ValueError
+    `abstract_state` is a tree of ShapeDtypeStruct with shardings, on any mesh. Raises ConfigError
     for an intact checkpoint of another state or another data pipeline.
     """
     self.wait()
@@ -70,10 +72,12 @@ class Checkpoints:
           cause = _root_cause(error)
           if verified:
             hint = "If the data pipeline or the number of processes changed, use another --workdir."
-            raise ValueError(f"{path} is intact but cannot be restored: {cause}. {hint}") from error
+            raise ConfigError(
+              f"{path} is intact but cannot be restored: {cause}. {hint}"
+            ) from error
         else:
           if difference:
-            raise ValueError(f"{path} is of another config: {difference}. Use another --workdir.")
+            raise ConfigError(f"{path} is of another config: {difference}. Use another --workdir.")
       if not _in_any_process(cause):
         if not verified:
           logging.warning("%s has no checksums: restored, its content not verified.", path)
@@ -93,7 +97,7 @@ class Checkpoints:
     if step == self._last or not (force or step % self.every == 0):
       return False
     if self.best_metric and metrics and self.best_metric not in metrics:
-      raise ValueError(f"best_metric {self.best_metric!r} is not one of {sorted(metrics)}")
+      raise ConfigError(f"best_metric {self.best_metric!r} is not one of {sorted(metrics)}")
     value = float((metrics or {}).get(self.best_metric, math.nan))
     self.wait()
     path = self.directory / str(step)

@@ -140,7 +140,7 @@ def _parse(key: str, text: str, old: Any) -> Any:
     return text
   try:
     value = ast.literal_eval({"true": "True", "false": "False", "none": "None"}.get(text, text))
-  except (ValueError, SyntaxError):
+  except (ValueError, SyntaxError, TypeError):
     value = text
   if isinstance(old, float) and isinstance(value, int) and not isinstance(value, bool):
     value = float(value)
@@ -189,6 +189,13 @@ def save(config: ConfigDict, workdir: pathlib.Path) -> None:
 
   import distill_jax
 
-  (workdir / "config.json").write_text(config.to_json_best_effort(indent=2) + "\n")
+  write_whole(workdir / "config.json", config.to_json_best_effort(indent=2) + "\n")
   versions = dict(distill_jax=distill_jax.__version__, jax=jax.__version__, flax=flax.__version__)
-  (workdir / "versions.json").write_text(json.dumps(versions, indent=2) + "\n")
+  write_whole(workdir / "versions.json", json.dumps(versions, indent=2) + "\n")
+
+
+def write_whole(path: pathlib.Path, text: str) -> None:
+  """Writes a file that is there whole or not at all, whenever the process is killed."""
+  temporary = path.with_name(path.name + ".tmp")
+  temporary.write_text(text)
+  temporary.replace(path)

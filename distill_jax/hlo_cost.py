@@ -27,7 +27,7 @@ _FREE = re.compile(
 )
 _SLICES = ("dynamic-slice", "slice", "gather")
 _BOOKKEEPING = re.compile(
-  "AllocateBuffer|ConcatBitcast|AsyncCollectiveStart|AsyncCollectiveDone|AssumeGatherIndicesInBound"
+  r"AllocateBuffer|ConcatBitcast|AsyncCollective(Start|Done)|\w*GatherIndices\w*|\w*ScatterIndices\w*"
 )
 
 

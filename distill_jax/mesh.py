@@ -46,7 +46,10 @@ def make_mesh(config, devices: Sequence | None = None) -> Mesh:
         f"mesh.data = {sizes[0]} is not a multiple of mesh.slices = {config.slices}."
       )
     inner = [sizes[0] // config.slices, *sizes[1:]]
-    grid = mesh_utils.create_hybrid_device_mesh(inner, [config.slices, 1, 1], devices)
+    try:
+      grid = mesh_utils.create_hybrid_device_mesh(inner, [config.slices, 1, 1], devices)
+    except ValueError as error:
+      raise ConfigError(f"mesh.slices = {config.slices}: {error}") from None
   elif devices[0].platform == "tpu":
     grid = mesh_utils.create_device_mesh(sizes, devices)
   else:

@@ -1,4 +1,4 @@
-"""Metrics on the host: sums and counts merged over steps, written as JSON lines, shown as a bar.
+"""Metrics on the host: sums and counts merged over steps, and written as JSON lines.
 
 A metric is a (sum, count) pair until it is printed, so that averages weigh tokens or examples, not
 batches.
@@ -9,12 +9,13 @@ import math
 import pathlib
 import resource
 import sys
+import time
 from collections.abc import Mapping
 
 import jax
 import numpy as np
 
-from distill_jax.config import ConfigError
+from distill_jax.config import ConfigError, write_whole
 
 
 class Meter:
@@ -59,23 +60,26 @@ class Writer:
     self.active = jax.process_index() == 0
     self.others = [_open(name, workdir, config) for name in writers] if self.active else []
     kept = read(self.path, until=first_step)
-    self.seconds = kept[-1]["seconds"] if kept else 0.0  # of the runs before this one
+    self.earlier = kept[-1]["seconds"] if kept else 0.0  # of the runs before this one
+    self.begun = time.monotonic()
     if self.active:
-      temporary = self.path.with_suffix(".tmp")
-      temporary.write_text("".join(json.dumps(line) + "\n" for line in kept))
-      temporary.replace(self.path)  # lines after the restored step are written again
+      # lines after the restored step are written again
+      write_whole(self.path, "".join(json.dumps(line) + "\n" for line in kept))
 
-  def write(self, step: int, seconds: float, values: Mapping[str, float]) -> None:
+  def write(self, step: int, values: Mapping[str, float]) -> None:
     """Appends one line; what is not finite is written as null."""
     if not self.active:
       return
     clean = {k: (v if math.isfinite(v) else None) for k, v in values.items()}
     with self.path.open("a") as file:
-      file.write(
-        json.dumps(dict(step=step, seconds=round(self.seconds + seconds, 3), **clean)) + "\n"
-      )
+      line = dict(step=step, seconds=round(self.seconds(), 3), **clean)
+      file.write(json.dumps(line) + "\n")
     for log in self.others:
       log(step, values)
+
+  def seconds(self) -> float:
+    """Since the run began, the time between its interruptions and its restarts left out."""
+    return self.earlier + time.monotonic() - self.begun
 
 
 def read(path: pathlib.Path, until: int | None = None) -> list[dict]:
@@ -109,47 +113,3 @@ def _open(name: str, workdir: pathlib.Path, config: dict):
       f"writers names {name!r}, but it is missing: pip install {error.name}."
     ) from None
   raise ConfigError(f"No writer {name!r}: tensorboard or wandb.")
-
-
-class Bar:
-  """A live line on a terminal (step, loss, rate, time left), plain lines elsewhere; process 0
-  only."""
-
-  def __init__(self, title: str, first: int, steps: int, unit: str):
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-    from rich.progress import TimeElapsedColumn as Elapsed
-    from rich.progress import TimeRemainingColumn as Remaining
-
-    self.unit, self.title, self.steps = unit, title, steps
-    self.console = Console(quiet=jax.process_index() != 0, highlight=False)
-    self.progress = Progress(
-      TextColumn("{task.description}"),
-      BarColumn(bar_width=24),
-      MofNCompleteColumn(),
-      TextColumn("{task.fields[text]}"),
-      Elapsed(),
-      TextColumn("left"),
-      Remaining(),
-      console=self.console,
-      disable=not self.console.is_terminal,
-    )
-    self.task = self.progress.add_task(title, total=steps, completed=first, text="compiling")
-
-  def __enter__(self):
-    self.progress.start()
-    return self
-
-  def __exit__(self, *exc):
-    self.progress.stop()
-
-  def show(self, step: int, loss: float, rate: float) -> None:
-    """After each step that has been measured."""
-    text = f"loss {loss:.4f}  {rate:,.0f} {self.unit}/s"
-    self.progress.update(self.task, completed=step, text=text)
-
-  def line(self, step: int, values: Mapping[str, float]) -> None:
-    """At each report; a terminal has the bar for it."""
-    if not self.console.is_terminal:
-      words = "  ".join(f"{k} {v:.4g}" for k, v in values.items())
-      self.console.print(f"{self.title}  step {step}/{self.steps}  {words}", soft_wrap=True)

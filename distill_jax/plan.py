@@ -5,15 +5,16 @@
 
 XLA's TPU compiler, which comes in libtpu, builds the experiment's step for a described slice. What
 it says of memory is to be trusted: this is the program that the slice would run, and one that does
-not fit is refused. FLOPs, HBM traffic and collectives are read from its text (`hlo_cost`). The step
-time is an estimate, never a measurement: the longest of FLOPs at the chip's bfloat16 peak, HBM bytes
-at its memory bandwidth and bytes sent at its link bandwidth, as if the three overlapped perfectly
-and all links were busy. HBM bytes are an upper bound, so that term may be too long.
+not fit is refused. FLOPs, HBM traffic and collectives are read from its text (`hlo_cost`). The
+step time is an estimate, never a measurement: the longest of FLOPs at the chip's bfloat16 peak, HBM
+bytes at its memory bandwidth and bytes sent at its link bandwidth, as if the three overlapped
+perfectly and all links were busy. HBM bytes are an upper bound, so that term may be too long.
 
 Exit codes: 0 the step fits, 1 it does not, 2 the command is wrong or the compiler is not installed.
 """
 
 import argparse
+import importlib.metadata
 import importlib.util
 import json
 import math
@@ -38,8 +39,9 @@ class Chip(NamedTuple):
   largest: int  # chips in a pod
 
 
-# https://cloud.google.com/tpu/docs/v4, .../v5e, .../v5p, .../v6e and .../tpu7x; the last tables v5p and
-# v6e too. The links of v4: Jouppi et al., TPU v4 (arXiv:2304.01433), table 4, 6 x 50 GB/s each way.
+# https://cloud.google.com/tpu/docs/v4, .../v5e, .../v5p, .../v6e and .../tpu7x; the last one tables
+# v5p and v6e too. Links of v4: Jouppi et al., TPU v4 (arXiv:2304.01433), table 4, 6 x 50 GB/s each
+# way.
 CHIPS = {
   "v4": Chip(32 * GIB, 275e12, 1200e9, 600e9, 3, 4096),
   "v5e": Chip(16 * GIB, 197e12, 819e9, 400e9, 2, 256),
@@ -186,7 +188,7 @@ def show(report: dict[str, Any]) -> None:
   from rich.table import Table
 
   console, memory = Console(), report["memory"]
-  per = "chip" if report["chips"] == report["devices"] else "half a chip"
+  per = "a chip" if report["chips"] == report["devices"] else "half a chip"
 
   def table(title, columns, rows, notes=()):
     grid = Table(title=title, title_justify="left", title_style="bold")
@@ -197,40 +199,34 @@ def show(report: dict[str, Any]) -> None:
     console.print(grid, *notes, sep="\n", highlight=False)
 
   console.print(f"{report['config']} on {report['topology']}: {report['mesh']}", highlight=False)
-  of = [(f"  of which {k}", _bytes(v)) for k, v in memory["of_arguments"].items()]
-  rows = [
-    (k, _bytes(memory[k]))
-    for k in ("arguments", "outputs", "aliased", "temporaries", "program", "total")
-    if k in memory
-  ]
-  rows += [("HBM", _bytes(memory["hbm"])), ("fits", "yes" if report["fits"] else "no")]
-  table(
-    f"Memory of {per}",
-    ("", ""),
-    [*rows[:1], *of, *rows[1:]],
-    [report["refused"]] if "refused" in report else [],
-  )
+  parts = ("arguments", "outputs", "aliased", "temporaries", "program", "total", "hbm")
+  sizes = [(k, _bytes(memory[k])) for k in parts if k in memory]
+  held = [(f"  of which {k}", _bytes(v)) for k, v in memory["of_arguments"].items()]
+  fits = [("fits", "yes" if report["fits"] else "no")]
+  refused = [report["refused"]] if "refused" in report else []
+  table(f"Memory of {per}", ("", ""), [*sizes[:1], *held, *sizes[1:], *fits], refused)
   if "work" not in report:
     return
   work, estimate = report["work"], report["estimate"]
-  rows = [
+  columns = ("", "devices", "times", "buffers", "sent")
+  used = [
     (c["kind"], str(c["group"]), f"{c['executions']:,.0f}", _bytes(c["bytes"]), _bytes(c["sent"]))
     for c in work["collectives"]
   ]
-  table(f"Collectives of {per} in a step", ("", "devices", "times", "buffers", "sent"), rows)
-  notes = [f"Trip count unknown, counted once: {name}" for name in work["loops_counted_once"]]
-  notes += [f"FLOPs unknown, not counted: {name}" for name in work["custom_calls_not_counted"]]
+  table(f"Collectives of {per} in a step", columns, used)
   amounts = {
     "flops": _decimal(work["flops"], "FLOP"),
     "hbm": "at most " + _bytes(work["hbm_bytes"]),
     "links": _bytes(work["sent_bytes"]),
   }
-  rows = [
+  terms = [
     (k, amounts[k], _decimal(s, "s"), "<- the bound" if k == estimate["bound"] else "")
     for k, s in estimate["seconds"].items()
   ]
+  notes = [f"Trip count unknown, counted once: {name}" for name in work["loops_counted_once"]]
+  notes += [f"FLOPs unknown, not counted: {name}" for name in work["custom_calls_not_counted"]]
   title = f"Step time, an estimate: {_decimal(estimate['step_seconds'], 's')}"
-  table(title, ("", f"{per} in a step", "takes", ""), rows, notes)
+  table(title, ("", f"{per} in a step", "takes", ""), terms, notes)
 
 
 def _bytes(n: float) -> str:
@@ -240,7 +236,7 @@ def _bytes(n: float) -> str:
 
 def _decimal(x: float, unit: str) -> str:
   power = max(-3, min(5, math.floor(math.log10(x) / 3))) if x else 0
-  return f"{x / 1000.0**power:,.2f} {['n', 'u', 'm', '-', 'k', 'M', 'G', 'T', 'P'][power + 3].strip('-')}{unit}"
+  return f"{x / 1000.0**power:,.2f} {'num kMGTP'[power + 3].strip()}{unit}"
 
 
 def main(argv: list[str]) -> int:

@@ -2,6 +2,7 @@
 
 import pathlib
 import statistics
+from typing import Any
 
 from distill_jax import metrics
 from distill_jax.tables import Table, Values, slug
@@ -29,7 +30,7 @@ def draw(table: Table, values: Values, workdir: pathlib.Path, seeds: int) -> Non
   titles = {c.metric: c.title for c in table.columns}
   trained = [row.name for row in table.rows if not row.reference]
   color = dict(zip(trained, COLORS * len(trained), strict=False))
-  style = {
+  style: Any = {
     "font.size": 11,
     "axes.spines.top": False,
     "axes.spines.right": False,

@@ -120,24 +120,25 @@ def cells(table: Table, values: Values) -> tuple[list[str], list[list[str]]]:
 def markdown(table: Table, values: Values) -> str:
   header, body = cells(table, values)
   rule = ["---"] + ["---:"] * len(table.columns)
-  return "\n".join("| " + " | ".join(line) + " |" for line in [header, rule, *body]) + "\n"
+  lines = [[cell.replace("|", "\\|") for cell in line] for line in (header, rule, *body)]
+  return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
 
 
 def show(table: Table, values: Values) -> None:
   """The table on the terminal, the best trained row of each column in bold."""
   from rich.console import Console
   from rich.table import Table as Rich
+  from rich.text import Text
 
   header, body = cells(table, values)
-  rich = Rich(title=table.title)
+  winners = ["", *(best(table, values, column) for column in table.columns)]
+  rich = Rich(title=Text(table.title, "italic"))
   for i, title in enumerate(header):
-    rich.add_column(title, justify="right" if i else "left", no_wrap=not i)
-  for j, column in enumerate(table.columns):
-    if winner := best(table, values, column):
-      line = next(line for line in body if line[0] == winner)
-      line[j + 1] = f"[bold]{line[j + 1]}[/bold]"
+    rich.add_column(Text(title), justify="right" if i else "left", no_wrap=not i)
   for row, line in zip(table.rows, body, strict=True):
-    rich.add_row(*line, style="dim" if row.reference else None)
+    styles = ["bold" if row.name == winner else "" for winner in winners]
+    texts = [Text(text, style) for text, style in zip(line, styles, strict=True)]
+    rich.add_row(*texts, style="dim" if row.reference else None)
   Console(width=None if sys.stdout.isatty() else 120).print(rich)
 
 
@@ -163,7 +164,8 @@ def judge(table: Table, values: Values) -> list[dict[str, Any]]:
       )
       continue
     sign = 1 if better[claim.metric] == "lower" else -1
-    wins = sum(sign * a < sign * b for a, b in zip(ours, other, strict=True))
+    rivals = other * len(ours) if len(other) == 1 else other  # a reference row runs once
+    wins = sum(sign * a < sign * b for a, b in zip(ours, rivals, strict=True))
     held = wins == len(ours)
     rows.append(
       dict(

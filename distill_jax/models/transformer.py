@@ -75,26 +75,27 @@ def default_config() -> ml_collections.ConfigDict:
 
 
 class Block(nnx.Module):
-  """One layer: x + attention(norm(x)), then x + mlp(norm(x))."""
+  """A layer, x + attention(norm(x)), then x + mlp(norm(x)); made with all layers' weights stacked."""
 
   def __init__(self, config: ml_collections.FrozenConfigDict, key: jax.Array):
     self.config = config
-    d, h, g, k, f = config.width, config.heads, config.kv_heads, config.head_dim, config.mlp_width
+    n, d, f = config.layers, config.width, config.mlp_width
+    h, g, k = config.heads, config.kv_heads, config.head_dim
     keys = iter(jax.random.split(key, 7))
     one = 0.0 if config.norm_plus_one else 1.0
 
     def weight(*shape, fan_in):
-      return nnx.Param(_normal(next(keys), shape, fan_in**-0.5, config.param_dtype))
+      return nnx.Param(_normal(next(keys), (n, *shape), fan_in**-0.5, config.param_dtype))
 
     def constant(value, *shape):
-      return nnx.Param(jnp.full(shape, value, config.param_dtype))
+      return nnx.Param(jnp.full((n, *shape), value, config.param_dtype))
 
     self.attention_norm, self.mlp_norm = constant(one, d), constant(one, d)
     self.query = weight(d, h, k, fan_in=d)
     self.key, self.value = weight(d, g, k, fan_in=d), weight(d, g, k, fan_in=d)
-    self.output = weight(h, k, d, fan_in=h * k * 2 * config.layers)  # 2L sum to variance 1
+    self.output = weight(h, k, d, fan_in=h * k * 2 * n)  # 2L branches sum to variance 1
     self.gate, self.up = weight(d, f, fan_in=d), weight(d, f, fan_in=d)
-    self.down = weight(f, d, fan_in=f * 2 * config.layers)
+    self.down = weight(f, d, fan_in=f * 2 * n)
     if config.qkv_bias:
       self.query_bias = constant(0, h, k)
       self.key_bias, self.value_bias = constant(0, g, k), constant(0, g, k)
@@ -141,10 +142,9 @@ def make(config: ml_collections.ConfigDict) -> Model:
   def init(key):
     embed_key, head_key, layers_key = jax.random.split(key, 3)
     tokens = _normal(embed_key, (config.vocab_size, config.width), 0.02, config.param_dtype)
-    params = dict(embed=dict(tokens=tokens))
-    block = jax.vmap(lambda key: nnx.to_pure_dict(nnx.state(Block(config, key))))
-    params["layers"] = block(jax.random.split(layers_key, config.layers))
-    params["final_norm"] = params["layers"]["mlp_norm"][0]  # as every norm starts
+    layers = nnx.to_pure_dict(nnx.state(Block(config, layers_key)))
+    final_norm = layers["mlp_norm"][0]  # 0 or 1
+    params = dict(embed=dict(tokens=tokens), layers=layers, final_norm=final_norm)
     if not config.tie_embeddings:
       params["head"] = _normal(head_key, tokens.shape[::-1], 0.02, config.param_dtype)
     return params

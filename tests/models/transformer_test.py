@@ -52,14 +52,18 @@ def small(**changes):
 
 @functools.cache
 def build(family, **changes):
-  """Config, model with compiled functions, and parameters moved away from their zeros and ones."""
+  """Config, model with compiled functions, and parameters where nothing is 0 or 1."""
   config = small(**FAMILIES[family], **changes)
   model = transformer.make(config)
-  leaves, tree = jax.tree.flatten(jax.jit(model.init)(jax.random.key(0)))
   rng = np.random.default_rng(0)
-  leaves = [np.asarray(x + 0.2 * rng.normal(size=x.shape), np.float32) for x in leaves]
+
+  def fill(path, leaf):
+    center = 1.0 if "norm" in jax.tree_util.keystr(path) and not config.norm_plus_one else 0.0
+    return np.asarray(center + 0.3 * rng.normal(size=leaf.shape), np.float32)
+
+  params = jax.tree.map_with_path(fill, jax.eval_shape(model.init, jax.random.key(0)))
   model = model._replace(hidden=jax.jit(model.hidden), decode=jax.jit(model.decode))
-  return config, model, jax.tree.unflatten(tree, leaves)
+  return config, model, params
 
 
 def draw_tokens(seed=0):
