@@ -13,7 +13,7 @@ import json
 import pathlib
 import sys
 import traceback
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -43,7 +43,7 @@ def load(spec: str, overrides: Sequence[str] = ()) -> ConfigDict:
   module = load_file(path)
   if not hasattr(module, "get_config"):
     raise ConfigError(f"{path} defines no get_config(arg=None), so it is not an experiment.")
-  config = _in_file(path, lambda: module.get_config(arg or None))
+  config = in_file(path, module.get_config, arg or None)
   if not isinstance(config, ConfigDict):
     raise ConfigError(f"{path}: get_config returned {type(config).__name__}, not a ConfigDict.")
   config.lock()
@@ -71,14 +71,14 @@ def load_file(path: str) -> Any:
   spec = importlib.util.spec_from_file_location(file.stem, file)
   assert spec and spec.loader
   module = importlib.util.module_from_spec(spec)
-  _in_file(path, lambda: spec.loader.exec_module(module))
+  in_file(path, spec.loader.exec_module, module)
   return module
 
 
-def _in_file(path: str, call):
+def in_file(path: str, call: Callable, *args) -> Any:
   """Calls into a user's file; an error there becomes one line with its file and line number."""
   try:
-    return call()
+    return call(*args)
   except ConfigError:
     raise
   except Exception as error:

@@ -205,7 +205,7 @@ def main(argv: list[str]) -> int:
       raise ConfigError(f"{path} defines no get_table(arg=None), so it is not a table.")
     if args.seeds < 1:
       raise ConfigError(f"--seeds must be at least 1, got {args.seeds}.")
-    table: Table = module.get_table(arg or None)
+    table: Table = config_lib.in_file(path, module.get_table, arg or None)
     values = run_rows(table, args.workdir, args.seeds)
   except ConfigError as error:
     print(f"error: {error}", file=sys.stderr)

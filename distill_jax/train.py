@@ -123,7 +123,9 @@ def _loop(config, workdir, mesh, signals, title, profile) -> dict[str, Any]:
     state, first = (fresh, 0) if state is None else (state, int(state["step"]))
     del fresh
     with Report(config, workdir, title, first) as report:
-      step = report.compile(program.step.lower(*program.abstract)) if first < config.steps else None
+      step: Any = None
+      if first < config.steps:
+        step = report.compile(program.step.lower(*program.abstract))
       if first in (0, config.steps):
         report.evaluate(first, evals, state, frozen)
       for t in range(first, config.steps):

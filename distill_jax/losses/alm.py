@@ -80,6 +80,16 @@ def absolute(
   return jnp.abs(jnp.exp(t) - jnp.exp(s))
 
 
+def absolute_log(student: jax.Array, teacher: jax.Array) -> jax.Array:
+  """|t - s| of the log-likelihoods."""
+  return jnp.abs(jax.lax.stop_gradient(teacher) - student)
+
+
+def squared_log(student: jax.Array, teacher: jax.Array, *, temperature: float = 1.0) -> jax.Array:
+  """(t - s)^2 / 2 of the log-likelihoods over the temperature. For its k3 kin see `policy.k3`."""
+  return jnp.square((jax.lax.stop_gradient(teacher) - student) / temperature) / 2
+
+
 def log1mexp(x: jax.Array) -> jax.Array:
   """log(1 - exp(x)) for x < 0, accurate near 0 and far from it."""
   near = x > -jnp.log(2.0)

@@ -255,3 +255,22 @@ def dpo_positive(
   (arXiv:2402.13228); inside DPO's logit there, added outside of it in DPKD's code.
   """
   return weight * jax.nn.relu(reference_chosen - policy_chosen)
+
+
+def adaptive_skew(
+  student: jax.Array, teacher: jax.Array, *, gap: float | jax.Array, base: float = 0.1
+) -> jax.Array:
+  """1 - (1 - base) gap / (P - Q), clipped to [0.01, base]: DistiLLM-2's skew for each answer.
+
+  P and Q are exp(mean log-probability) of the answer under teacher and student; answers on which
+  they differ by less than `gap`, the batch average before, get the smaller skew. Exchange the two
+  for answers of the student. Gradients flow through it as in the authors' code.
+
+  Ko et al., DistiLLM-2: A Contrastive Approach Boosts the Distillation of LLMs (arXiv:2503.07067).
+  Its loss is (2 - b) skew_forward_kl on the teacher's answers plus b skew_reverse_kl on the
+  student's, averaged over the tokens of each answer, b = 1 or rising to 1.5.
+
+  Args:
+    student, teacher: mean log-probabilities of the answers, [...].
+  """
+  return jnp.clip(1 - (1 - base) * gap / (jnp.exp(teacher) - jnp.exp(student) + 1e-5), 0.01, base)

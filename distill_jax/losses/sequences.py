@@ -65,3 +65,15 @@ def shared_length_weights(
     return jnp.where(where, jnp.where(within, 1.0, beyond), 0.0)
 
   return weights(chosen), weights(rejected)
+
+
+def policy_weights(
+  log_probs: jax.Array, log_sum_squares: jax.Array, *, where: jax.Array
+) -> jax.Array:
+  """exp of the mean over tokens of log pi(token) - log sum_v pi(v)^2, without gradient: [..., T] ->
+  [...].
+
+  How likely an answer is under the policy itself. A pair's loss times the weights of both answers
+  is WPO (Zhou et al., Enhancing RLHF with Weighted Preference Optimization, arXiv:2406.11827).
+  """
+  return jnp.exp(sequence_mean(jax.lax.stop_gradient(log_probs - log_sum_squares), where))

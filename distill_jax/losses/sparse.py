@@ -236,6 +236,35 @@ def cached_log_ratio(
   return log_probs - jnp.where(jnp.any(same, axis=-1), found, missing)
 
 
+def sparse_expectation(
+  student_logits: jax.Array,
+  ids: jax.Array,
+  values: jax.Array,
+  *,
+  clip: float | None = None,
+  where: jax.Array | None = None,
+) -> jax.Array:
+  """sum_k q(id_k) value_k, an expectation under the student of values that are 0 at other ids.
+
+  Minus this is ADPA's loss, with `cached_log_ratio` as values (Gao et al., arXiv:2502.17927).
+
+  Args:
+    student_logits: [..., V].
+    ids: int[..., K]; values: [..., K], without gradient.
+    clip: probabilities and values, of the tail too, are clipped to [clip, 1 - clip], as the
+      authors' trainer does with 1e-8: negative values vanish and those above 1 count as 1.
+    where: bool[...], the positions that count; the others return 0 and pass no gradient.
+  """
+  if where is not None:
+    student_logits = jnp.where(where[..., None], student_logits, 0.0)
+  q = jnp.exp(with_tail(gather(student_logits, ids)))
+  values = jnp.pad(jax.lax.stop_gradient(values), [(0, 0)] * (values.ndim - 1) + [(0, 1)])
+  if clip is not None:
+    q, values = jnp.clip(q, clip, 1 - clip), jnp.clip(values, clip, 1 - clip)
+  expectation = jnp.sum(q * values, axis=-1)
+  return expectation if where is None else jnp.where(where, expectation, 0.0)
+
+
 def densify(
   ids: jax.Array,
   log_probs: jax.Array,

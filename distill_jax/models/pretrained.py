@@ -42,7 +42,8 @@ def architecture(config, name: str) -> ConfigDict:
     if key not in arch:
       raise ConfigError(f"{file}: unknown key {key!r}." + did_you_mean(key, arch.keys()))
     arch[key] = value
-  return arch.copy_and_resolve_references() | {key: given[key] for key in RUN_KEYS}
+  arch.update({key: given[key] for key in RUN_KEYS})
+  return arch
 
 
 def load(path: str) -> dict[str, Any]:

@@ -79,6 +79,6 @@ def _check_vocabulary(config) -> None:
     own = pretrained_lib.folder(path) / "tokenizer.json" if path else None
     if own and own.exists() and tokenizer.load(str(own)).fingerprint != tokens.fingerprint:
       raise ConfigError(
-        f"data.tokenizer {config.data.tokenizer!r} is not the tokenizer of the {name}, {own}: token "
-        "ids would mean other text to it."
+        f"data.tokenizer {config.data.tokenizer!r} is not the tokenizer of the {name}, {own}: "
+        "token ids would mean other text to it."
       )

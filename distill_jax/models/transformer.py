@@ -75,7 +75,7 @@ def default_config() -> ml_collections.ConfigDict:
 
 
 class Block(nnx.Module):
-  """A layer, x + attention(norm(x)), then x + mlp(norm(x)); made with all layers' weights stacked."""
+  """A layer: x + attention(norm(x)), then x + mlp(norm(x)). Made with all L layers in one stack."""
 
   def __init__(self, config: ml_collections.FrozenConfigDict, key: jax.Array):
     self.config = config

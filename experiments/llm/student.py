@@ -11,7 +11,7 @@ from experiments.llm import common
 def get_config(arg=None):
   config = common.base(arg)
   config.method.name = "llm.sft"
-  config.pretrained.student = ""
+  config.pretrained.teacher = config.pretrained.student = ""
   config.steps = 1000
   config.batch_size = 8
   config.optim.lr = 3e-3

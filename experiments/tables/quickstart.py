@@ -7,6 +7,7 @@ Takes: under six minutes on two CPU cores with one seed, installation included. 
        docs/ledger.md.
 """
 
+from distill_jax.config import parse_arg
 from distill_jax.tables import Claim, Column, Row, Table
 
 KL, BITS, TOP1 = "language/teacher_kl", "language/bits_per_byte", "language/top1"
@@ -14,7 +15,7 @@ KL, BITS, TOP1 = "language/teacher_kl", "language/bits_per_byte", "language/top1
 
 def get_table(arg=None):
   """`smoke` makes it a matter of seconds, on random models."""
-  smoke = ":smoke" if arg == "smoke" else ""
+  smoke = ":smoke" if parse_arg(arg, smoke=False).smoke else ""
 
   def row(name, experiment, argument="", **kwargs):
     words = ",".join(w for w in (smoke[1:], argument) if w)

@@ -5,9 +5,21 @@ hyperparameters. The function returns `out`, or a dict of `out` and `out_X`. It 
 reductions and conventions and leaves the numbers to distill_jax.
 """
 
+import llm_cross_tokenizer_cases
 import llm_divergence_cases
+import llm_policy_cases
+import llm_preference_cases
+import llm_sparse_cases
 
-CASES = {**llm_divergence_cases.CASES}
+CASES = {
+  **llm_cross_tokenizer_cases.CASES,
+  **llm_divergence_cases.CASES,
+  **llm_policy_cases.CASES,
+  **llm_preference_cases.CASES,
+  **llm_sparse_cases.CASES,
+}
 
 NOT_YET: dict[str, str] = {}  # name: why it is still missing
-DEVIATES: dict[str, str] = {}  # name: one line why there is no function of ours
+DEVIATES: dict[str, str] = {  # name: one line why there is no function of ours
+  "taid_repo_adaptive_kl": "applies a mask in sorted order to unsorted gaps; see adaptive_kl.py",
+}

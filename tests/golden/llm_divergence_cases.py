@@ -1,6 +1,5 @@
 """Calls for the golden values of divergences between full distributions."""
 
-import jax
 import jax.numpy as jnp
 
 from distill_jax.losses import divergences as d

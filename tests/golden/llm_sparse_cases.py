@@ -82,14 +82,15 @@ def topk_jsd(i, h):
   if not h["top_k"]:
     values = tokens(d.generalized_js, i, beta=beta, temperature=t)
   else:
-    values = tokens(
-      sparse.top_k_divergence,
-      i,
-      divergence=js,
+    values = sparse.top_k_divergence(
+      js,
+      i.student_logits,
+      i.teacher_logits,
       k=h["top_k"],
       support={0: "teacher", 1: "student"}.get(beta, "union"),
       rest="tail" if h["add_tail"] else "drop",
       temperature=t,
+      where=mask(i),
     )
   return masked_mean(values, mask(i))
 
@@ -175,10 +176,13 @@ def miniplm_score(i, h):
   return {"out": score, "out_kept_indices": tk.keep_top(score, keep=int(h["ratio"] * len(score)))}
 
 
-def advantage_values(i, h):
-  """ADPA: the teacher's advantages at their ids, 0 at all others."""
-  values = jnp.zeros(i.student_logits.shape)
-  return jnp.put_along_axis(values, i.margin_ids, i.margin_values, axis=-1, inplace=False)
+def adpa(i, h):
+  where = i.labels != -100
+  clip = 1e-8 if h["prob_stabilize"] else None
+  values = sparse.sparse_expectation(
+    i.student_logits, i.margin_ids, i.margin_values, clip=clip, where=where
+  )
+  return -masked_mean(values, where)
 
 
 def dckd(i, h):
@@ -212,6 +216,7 @@ def adpa_margin(i, h):
 
 
 CASES = {
+  "adpa": adpa,
   "adpa_dckd_fkl": dckd,
   "adpa_margin_logp": adpa_margin,
   "distillkit_densify": densify,

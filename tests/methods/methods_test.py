@@ -54,6 +54,8 @@ class Run(NamedTuple):
 @functools.cache
 def run_of(name: str, devices: int) -> Run:
   config = configs()[name]
+  size = 2 if devices == 8 else 1  # of each axis: data, fsdp, tensor
+  config.mesh.data = config.mesh.fsdp = config.mesh.tensor = size
   mesh = make_mesh(config.mesh, jax.devices()[:devices])
   with jax.set_mesh(mesh):
     program = train.build(config, mesh)
