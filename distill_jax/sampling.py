@@ -78,7 +78,8 @@ def sample(
   positions = jnp.broadcast_to(jnp.arange(width), prompts.shape)
   cache = model.init_cache(batch, width + new_tokens - 1)
   hidden, cache = model.decode(params, prompts, cache, positions)
-  token = draw(hidden[jnp.arange(batch), lengths - 1], 0)
+  last = jnp.take_along_axis(hidden, (lengths - 1)[:, None, None], axis=1)
+  token = draw(last[:, 0], 0)
   new = jnp.zeros((batch, new_tokens), jnp.int32).at[:, 0].set(token)
   state = (1, new, jnp.ones(batch, jnp.int32), jnp.isin(token, stops), cache)
   _, new, count, _, _ = jax.lax.while_loop(

@@ -27,6 +27,17 @@ done
 run=(env JAX_PLATFORMS=cpu "XLA_FLAGS=--xla_force_host_platform_device_count=$devices"
   "${PYTHON:-python}" "${train[@]}" --coordinator "localhost:$port" --processes "$count")
 started=()
+
+stop() { # a minute to save, then no mercy
+  kill "${started[@]}" 2>/dev/null || true
+  for ((tenths = 0; tenths < 600; tenths++)); do
+    [[ $(jobs -pr) ]] || return 0
+    sleep 0.1
+  done
+  kill -KILL "${started[@]}" 2>/dev/null || true
+}
+
+[[ $dry_run ]] || trap stop EXIT
 for ((i = 0; i < count; i++)); do
   if [[ $dry_run ]]; then
     printf '%q ' "${run[@]}" --process "$i"; echo
@@ -35,10 +46,6 @@ for ((i = 0; i < count; i++)); do
     started+=($!)
   fi
 done
-
-if [[ ! $dry_run ]]; then
-  trap 'kill "${started[@]}" 2>/dev/null || true; wait' EXIT # each has its grace time
-  for ((i = 0; i < count; i++)); do
-    wait -n
-  done
-fi
+for _ in ${started[@]+"${started[@]}"}; do
+  wait -n
+done

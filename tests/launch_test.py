@@ -1,6 +1,7 @@
 """The launch scripts: what they would run, that words survive their shells, and a run of several
 processes."""
 
+import contextlib
 import json
 import os
 import pathlib
@@ -15,7 +16,13 @@ import time
 import jax
 import numpy as np
 import pytest
+from orbax.checkpoint import v1 as ocp
 
+from distill_jax import config as config_lib
+from distill_jax import train
+from distill_jax.mesh import make_mesh
+
+KD = "experiments/llm/kd.py:smoke"
 ROOT = pathlib.Path(__file__).parent.parent
 SCRIPTS = sorted((ROOT / "launch").glob("*.sh"))
 TRAIN = ["--config", "experiments/llm/kd.py:smoke,seed=3", "--workdir", "runs/a b", "--profile"]
@@ -185,28 +192,46 @@ def test_a_sweep_of_no_file_is_one_line():
   assert done.returncode == 2 and "quickstart.py" in done.stderr and "Traceback" not in done.stderr
 
 
-def test_two_processes_of_two_devices_equal_one_of_four(tmp_path):
-  """Real jax.distributed and real collectives; the numbers of the run, and its parameters."""
+@pytest.fixture
+def run(tmp_path):
+  """Runs a script to its end; nothing of it outlives the test."""
+  started = []
+
+  def run(*words):
+    process = subprocess.Popen(
+      words,
+      cwd=ROOT,
+      env=dict(os.environ, PYTHON=sys.executable),
+      stdout=subprocess.PIPE,
+      stderr=subprocess.STDOUT,
+      text=True,
+      start_new_session=True,
+    )
+    started.append(process)
+    output, _ = process.communicate(timeout=400)
+    assert process.returncode == 0, output[-3000:]
+
+  yield run
+  for process in started:
+    with contextlib.suppress(ProcessLookupError):
+      os.killpg(process.pid, signal.SIGKILL)
+
+
+def test_two_processes_of_two_devices_equal_one_of_four(run, tmp_path):
+  """Real jax.distributed and real collectives: the numbers of the run, and its parameters."""
   with socket.socket() as free:
     free.bind(("localhost", 0))
     port = str(free.getsockname()[1])
-  common = [
-    "--config",
-    "experiments/llm/kd.py:smoke",
-    "--config.mesh.data=2",
-    "--config.mesh.fsdp=2",
-  ]
-  sizes = {"one": ("1", "4"), "two": ("2", "2")}
-  for name, (count, devices) in sizes.items():
-    words = ["--count", count, "--devices", devices, "--port", port, *common]
-    done = launch("processes", *words, "--workdir", str(tmp_path / name), PYTHON=sys.executable)
-    assert done.returncode == 0, done.stderr[-3000:]
-  losses = {name: losses_of(tmp_path / name) for name in sizes}
-  assert len(losses["one"]) == 2
-  np.testing.assert_allclose(losses["two"], losses["one"], rtol=1e-5)
-  states = [final_state(tmp_path / name) for name in sizes]
-  assert states[0]["step"] == 2
-  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), *states)
+  common = ["--config", KD, "--config.mesh.data=2", "--config.mesh.fsdp=2", "--port", port]
+  sizes = {"one": ["--count", "1", "--devices", "4"], "two": ["--count", "2", "--devices", "2"]}
+  for name, size in sizes.items():
+    run("launch/processes.sh", *size, *common, "--workdir", str(tmp_path / name))
+  one, two = (losses_of(tmp_path / name) for name in sizes)
+  assert len(one) == 2
+  np.testing.assert_allclose(two, one, rtol=1e-5)
+  one, two = (final_state(tmp_path / name) for name in sizes)
+  assert one["step"] == two["step"] == 2
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), one, two)
 
 
 def losses_of(workdir):
@@ -216,16 +241,9 @@ def losses_of(workdir):
 
 def final_state(workdir):
   """The state of the last checkpoint, on one device."""
-  from distill_jax import config as config_lib
-  from distill_jax import train
-  from distill_jax.checkpoint import Checkpoints
-  from distill_jax.mesh import make_mesh
-  from distill_jax.method import load
-
-  config = config_lib.load("experiments/llm/kd.py:smoke")
+  config = config_lib.load(KD)
   mesh = make_mesh(config.mesh, jax.devices()[:1])
   with jax.set_mesh(mesh):
-    program = train.build(config, mesh)
-    data = iter(load("data", config.data.name).make(config))
-    checkpoints = Checkpoints(workdir / "checkpoints", every=1, keep=2)
-    return jax.device_get(checkpoints.restore(program.abstract[0], data))
+    like = train.build(config, mesh).abstract[0]
+    path = workdir / "checkpoints" / str(config.steps)
+    return jax.device_get(ocp.load_checkpointables(path, {"state": like})["state"])

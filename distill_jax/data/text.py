@@ -48,8 +48,10 @@ def make(config) -> grain.IterDataset:
       f"batch_size {config.batch_size} does not split over {jax.process_count()} processes."
     )
   dataset = grain.MapDataset.source(rows).seed(config.seed).shuffle().repeat().map(_example)
-  # consecutive local batches are the consecutive row blocks of one global batch
-  dataset = dataset.batch(local)[jax.process_index() :: jax.process_count()]
+  # Consecutive local batches are the consecutive row blocks of one global batch. There is no
+  # remainder; asked to keep it, grain rounds the length of an endless dataset past an int64.
+  local_batches = dataset.batch(local, drop_remainder=True)
+  dataset = local_batches[jax.process_index() :: jax.process_count()]
   return dataset.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=4))
 
 
@@ -62,7 +64,7 @@ def spec(config) -> dict[str, jax.ShapeDtypeStruct]:
 
 
 def validation(config) -> list[dict[str, np.ndarray]]:
-  """`eval_batches` fixed batches of held-out rows, spread evenly over the held-out text."""
+  """This process's rows of `eval_batches` fixed batches, spread evenly over the held-out text."""
   rows = windows(token_ids(config, "validation"), config.data.seq_len)
   count = min(len(rows), config.eval_batches * config.batch_size) // config.batch_size
   if count == 0:
@@ -72,12 +74,10 @@ def validation(config) -> list[dict[str, np.ndarray]]:
       "or data.seq_len."
     )
   chosen = np.linspace(0, len(rows) - 1, count * config.batch_size).astype(int)
-  examples = [_example(rows[i]) for i in chosen]
-  stacked = {k: np.stack([e[k] for e in examples]) for k in examples[0]}
-  return [
-    {k: v[i * config.batch_size : (i + 1) * config.batch_size] for k, v in stacked.items()}
-    for i in range(count)
-  ]
+  # [batches, processes, rows of each]
+  chosen = chosen.reshape(count, jax.process_count(), -1)[:, jax.process_index()]
+  batches = [[_example(rows[i]) for i in batch] for batch in chosen]
+  return [{k: np.stack([e[k] for e in batch]) for k in batch[0]} for batch in batches]
 
 
 def _example(row: np.ndarray) -> dict[str, np.ndarray]:
@@ -150,10 +150,12 @@ def documents(source: str, field: str) -> Iterator[tuple[str, str]]:
     suffixes = {".py"}
   else:
     skip, suffixes = set(), SUFFIXES
-  for file in sorted(root.rglob("*")):
-    relative = file.relative_to(root)
-    if file.suffix in suffixes and file.is_file() and not skip & set(relative.parts):
-      yield relative.as_posix(), _read(file)
+  files = []
+  for parent, folders, names in os.walk(root):
+    folders[:] = set(folders) - skip  # os.walk does not enter the others
+    files += [pathlib.Path(parent, name) for name in names]
+  for file in sorted(f for f in files if f.suffix in suffixes and f.is_file()):
+    yield file.relative_to(root).as_posix(), _read(file)
 
 
 def _read(file: pathlib.Path) -> str:

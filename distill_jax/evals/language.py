@@ -4,9 +4,10 @@
                  comparable across tokenizers; an end of document is predicted, but is no byte
   loss           the same in nats, a mean over tokens
   teacher_kl     KL(teacher || student) at temperature 1, nats, a mean over tokens
+  reverse_kl     KL(student || teacher), the same way
   top1           how often both models rank the same token first
 
-The last two are measured when the run has a teacher.
+The last three are measured when the run has a teacher.
 """
 
 import math
@@ -29,9 +30,13 @@ def make(config):
   """Reads the held-out batches once; `evaluate(state, frozen)` looks at state["student"]."""
   token_bytes = jnp.asarray(_padded(tokenizer.load(config.data.tokenizer).token_bytes, config))
   mesh = jax.sharding.get_mesh()
-  batches = [put_batch(_local(batch), mesh) for batch in text.validation(config)]
+  batches = [put_batch(batch, mesh) for batch in text.validation(config)]
   student = student_lib.model(config, "student")
   teacher = student_lib.model(config, "teacher")
+
+  comparisons = dict(
+    teacher_kl=divergences.forward_kl, reverse_kl=divergences.reverse_kl, top1=_same_top
+  )
 
   @jax.jit
   def sums(params, frozen, batch):
@@ -47,9 +52,9 @@ def make(config):
       chunked["teacher"] = student_lib.head(teacher)
       target = teacher.hidden(frozen["teacher"], inputs), teacher.head(frozen["teacher"])
       both = (hidden, head, *target)
-      kl = linear_divergence(divergences.forward_kl, *both, **chunked)
-      agree = linear_divergence(_same_top, *both, **chunked)
-      metrics |= dict(teacher_kl=(jnp.sum(kl), count), top1=(jnp.sum(agree), count))
+      for name, compare in comparisons.items():
+        value = linear_divergence(compare, *both, **chunked)
+        metrics[name] = (jnp.sum(value), count)
     return metrics
 
   def evaluate(state, frozen):
@@ -69,9 +74,3 @@ def _padded(token_bytes: np.ndarray, config) -> np.ndarray:
   """As long as the vocabulary, whose padding stands for no bytes."""
   size = max(pretrained.architecture(config, "student").vocab_size, len(token_bytes))
   return np.pad(token_bytes, (0, size - len(token_bytes)))
-
-
-def _local(batch):
-  """This process's rows."""
-  rows = len(batch["tokens"]) // jax.process_count()
-  return jax.tree.map(lambda x: x[jax.process_index() * rows :][:rows], batch)

@@ -27,7 +27,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import ml_collections
+import numpy as np
 from flax import nnx
+from jax.sharding import AxisType
 
 
 class Model(NamedTuple):
@@ -36,7 +38,7 @@ class Model(NamedTuple):
   init: Callable[[jax.Array], dict]  # (key) -> params
   hidden: Callable[..., jax.Array]  # (params, tokens, *, positions, segment_ids) -> [B, T, D]
   decode: Callable[..., Any]  # (params, tokens, cache, positions) -> ([B, T, D], cache)
-  init_cache: Callable[[int, int], dict]  # (batch, length) -> key, value [L, B, G, length, K]
+  init_cache: Callable[[int, int], dict]  # (batch, length) -> key, value [B, L, G, length, K]
   head: Callable[[dict], jax.Array]  # (params) -> [D, V] in the compute dtype
   logits: Callable[[dict, jax.Array], jax.Array]  # (params, [..., D]) -> [..., V] float32, capped
   vocab_size: int
@@ -104,7 +106,7 @@ class Block(nnx.Module):
     if config.sandwich_norms:
       self.post_attention_norm, self.post_mlp_norm = constant(one, d), constant(one, d)
 
-  def __call__(self, x, rotation, attend):
+  def __call__(self, x, angles, attend):
     """x [B, T, D] -> (x, memory), where attend(query, key, value) -> ([B, T, H, K], memory)."""
     config, norm = self.config, functools.partial(_norm, self.config)
     y = norm(x, self.attention_norm)
@@ -114,7 +116,7 @@ class Block(nnx.Module):
       value = value + self.value_bias.astype(x.dtype)
     if config.qk_norm:
       query, key = norm(query, self.query_norm), norm(key, self.key_norm)
-    heads, memory = attend(_rotate(query, rotation), _rotate(key, rotation), value)
+    heads, memory = attend(_rotate(query, angles), _rotate(key, angles), value)
     y = _linear(heads, self.output)
     x = x + (norm(y, self.post_attention_norm) if config.sandwich_norms else y)
     y = norm(x, self.mlp_norm)
@@ -136,40 +138,34 @@ def make(config: ml_collections.ConfigDict) -> Model:
   _check(config)
   config = ml_collections.FrozenConfigDict(config)
   dtype = jnp.dtype(config.dtype)
-  kinds, kind_of_layer = _kinds(config)
   graph, _ = nnx.split(nnx.eval_shape(lambda: Block(config, jax.random.key(0))))
 
   def init(key):
     embed_key, head_key, layers_key = jax.random.split(key, 3)
     tokens = _normal(embed_key, (config.vocab_size, config.width), 0.02, config.param_dtype)
     layers = nnx.to_pure_dict(nnx.state(Block(config, layers_key)))
-    final_norm = layers["mlp_norm"][0]  # 0 or 1
-    params = dict(embed=dict(tokens=tokens), layers=layers, final_norm=final_norm)
+    params = dict(embed=dict(tokens=tokens), layers=layers, final_norm=layers["mlp_norm"][0])
     if not config.tie_embeddings:
       params["head"] = _normal(head_key, tokens.shape[::-1], 0.02, config.param_dtype)
     return params
 
   def run(params, tokens, positions, distance, same, memory, attend):
     """Embedding, layers, final norm; attend(query, key, value, mask, memory, layer)."""
-    x = params["embed"]["tokens"][tokens].astype(dtype)
+    x = _embed(params["embed"]["tokens"], tokens).astype(dtype)
     if config.scale_embeddings:
       x = x * jnp.asarray(config.width**0.5, dtype)
-    masks = jnp.stack([same & (distance >= 0) & (distance < window) for window, _ in kinds])
-    powers = -jnp.arange(0, config.head_dim, 2) / config.head_dim
-    angles = jnp.stack([positions[..., None, None] * theta**powers for _, theta in kinds])
-    rotations = jnp.cos(angles), jnp.sin(angles)  # [kinds, B, T, 1, K / 2]
 
     def body(carry, layer):
       x, memory = carry
-      weights, i, kind = layer
-      rotation = tuple(r[kind] for r in rotations)
-      attend_here = functools.partial(attend, mask=masks[kind], memory=memory, layer=i)
-      return nnx.merge(graph, weights)(x, rotation, attend_here), None
+      weights, i, window, rates = layer
+      angles = positions[..., None, None] * rates  # [B, T, 1, K / 2]
+      mask = same & (distance >= 0) & (distance < window)
+      here = functools.partial(attend, mask=mask, memory=memory, layer=i)
+      return nnx.merge(graph, weights)(x, angles, here), None
 
-    layers = params["layers"], jnp.arange(config.layers), jnp.array(kind_of_layer)
     if config.remat != "none":
       body = jax.checkpoint(body, policy=_REMAT[config.remat], prevent_cse=False)
-    (x, memory), _ = jax.lax.scan(body, (x, memory), layers)
+    (x, memory), _ = jax.lax.scan(body, (x, memory), (params["layers"], *_variation(config)))
     return _norm(config, x, params["final_norm"]), memory
 
   def hidden(params, tokens, *, positions=None, segment_ids=None):
@@ -189,18 +185,17 @@ def make(config: ml_collections.ConfigDict) -> Model:
     return run(params, tokens, positions, distance, same, (), attend)[0]
 
   def init_cache(batch, length):
-    shape = (config.layers, batch, config.kv_heads, length, config.head_dim)
+    shape = (batch, config.layers, config.kv_heads, length, config.head_dim)
     return dict(key=jnp.zeros(shape, dtype), value=jnp.zeros(shape, dtype))
 
   def decode(params, tokens, cache, positions):
-    batch, groups, length = cache["key"].shape[1:4]
-    distance = positions[:, :, None] - jnp.arange(length)  # [B, T, S]
-    slots = jnp.arange(batch)[:, None, None], jnp.arange(groups), positions[:, :, None]
+    distance = positions[:, :, None] - jnp.arange(cache["key"].shape[3])  # [B, T, S]
+    write = jax.vmap(lambda row, layer, at, new: row.at[layer, :, at].set(new), (0, None, 0, 0))
 
     def attend(query, key, value, *, mask, memory, layer):
-      keys = memory["key"].at[layer, *slots].set(key)  # in place, for the scan carries the cache
-      values = memory["value"].at[layer, *slots].set(value)
-      heads = _attention(config, query, keys[layer], values[layer], mask)
+      keys = write(memory["key"], layer, positions, key)  # in place, for the scan carries the cache
+      values = write(memory["value"], layer, positions, value)
+      heads = _attention(config, query, keys[:, layer], values[:, layer], mask)
       return heads, dict(key=keys, value=values)
 
     return run(params, tokens, positions, distance, True, cache, attend)
@@ -246,19 +241,33 @@ def _softcap(x, cap):
   return cap * jnp.tanh(x / cap) if cap else x
 
 
-def _kinds(config):
-  """(window, theta) of each kind of layer, and the kind of each layer: 0 sees all, 1 slides."""
-  full = jnp.iinfo(jnp.int32).max, config.rope_theta
-  if not config.sliding_window:
-    return [full], [0] * config.layers
-  slides = config.sliding_window, config.rope_local_theta or config.rope_theta
+def _embed(table, tokens):
+  """Rows of table [V, D]. On a mesh: width whole, rows split, or XLA splits the width of all x."""
+  mesh, axes, lay = (
+    jax.sharding.get_abstract_mesh(),
+    ("data", "fsdp"),
+    jax.lax.with_sharding_constraint,
+  )
+  if not set(axes) <= set(mesh.axis_names) or AxisType.Manual in mesh.axis_types:
+    return table[tokens]
+  divides = len(tokens) % (mesh.shape["data"] * mesh.shape["fsdp"]) == 0
+  x = lay(table, jax.P(jax.P.UNCONSTRAINED, None))[tokens]
+  return lay(x, jax.P(axes if divides else None))
+
+
+def _variation(config):
+  """What differs between layers: [L] number, [L] window, [L, K / 2] rates theta^(-2i / K)."""
   pattern = config.sliding_pattern or config.layers + 1
-  return [full, slides], [int((i + 1) % pattern != 0) for i in range(config.layers)]
+  slides = [config.sliding_window > 0 and (i + 1) % pattern != 0 for i in range(config.layers)]
+  windows = np.where(slides, config.sliding_window, np.iinfo(np.int32).max)
+  thetas = np.where(slides, config.rope_local_theta or config.rope_theta, config.rope_theta)
+  rates = thetas[:, None] ** (-np.arange(0, config.head_dim, 2) / config.head_dim)
+  return np.arange(config.layers), windows.astype(np.int32), rates.astype(np.float32)
 
 
-def _rotate(x, rotation):
+def _rotate(x, angles):
   """Turns each pair (x[i], x[i + K / 2]) of x [B, T, H, K]."""
-  cos, sin = rotation
+  cos, sin = jnp.cos(angles), jnp.sin(angles)
   a, b = jnp.split(x.astype(jnp.float32), 2, axis=-1)
   return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1).astype(x.dtype)
 

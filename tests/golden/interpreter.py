@@ -45,6 +45,14 @@ ELEMENTWISE = {
   "sub": np.subtract,
   "tanh": np.tanh,
 }
+CALLS = {
+  "checkpoint": "jaxpr",
+  "closed_call": "call_jaxpr",
+  "custom_jvp_call": "call_jaxpr",
+  "custom_vjp_call": "call_jaxpr",
+  "jit": "jaxpr",
+  "remat": "jaxpr",
+}
 FLOATS_ONLY = {"div"}
 BOOLEANS_ONLY = {"and", "not", "or"}
 REDUCTIONS = {
@@ -61,7 +69,11 @@ SHAPING = {
   "convert_element_type": lambda x, new_dtype, **_: x.astype(new_dtype),
   "integer_pow": lambda x, y: x**y,
   "logistic": lambda x, **_: np.exp(-np.logaddexp(0, -x)),
-  "reshape": lambda x, new_sizes, **_: x.reshape(new_sizes),
+  "reshape": lambda x, new_sizes, dimensions, **_: (
+    np.transpose(x, dimensions).reshape(new_sizes)
+    if dimensions is not None
+    else x.reshape(new_sizes)
+  ),
   "rev": lambda x, dimensions: np.flip(x, dimensions),
   "squeeze": lambda x, dimensions: np.squeeze(x, dimensions),
   "transpose": lambda x, permutation: np.transpose(x, permutation),
@@ -94,10 +106,10 @@ def apply(eqn, args):
   name, params = eqn.primitive.name, eqn.params
   floats = all(a.dtype.kind == "f" for a in args)
   booleans = all(a.dtype.kind == "b" for a in args)
-  inner = params.get("jaxpr", params.get("call_jaxpr"))
   if name == "scan":
     return scan(args, **params)
-  if inner is not None and name not in ("while", "cond"):
+  if name in CALLS:
+    inner = params[CALLS[name]]
     if isinstance(inner, core.ClosedJaxpr):
       return run(inner.jaxpr, inner.consts, args)
     return run(inner, [], args)

@@ -6,7 +6,6 @@ Spans of answers and groups of tokens are the data pipeline's work; here they ar
 import jax
 import jax.numpy as jnp
 import numpy as np
-from llm_divergence_cases import mask
 
 from distill_jax.losses import alm
 from distill_jax.losses import cross_tokenizer as ct
@@ -15,34 +14,38 @@ from distill_jax.losses.policy import k3
 from distill_jax.losses.reduce import masked_mean
 
 
-def spans(labels, skip_end, shift):
-  """Start and length of each answer; `shift` moves it to the logits that predict it."""
+def spans(labels, skip_end):
+  """Start and length of each answer."""
   found = []
   for row in np.asarray(labels) != -100:
     first, size = (int(np.argmax(row)), int(row.sum())) if row.any() else (0, 0)
-    found.append((max(first - shift, 0), size - skip_end))
+    found.append((first, size - skip_end))
   return found
 
 
 def per_sample(i, h, names, shift, loss):
-  """Mean over the batch of loss(student, teacher) on answers; each is (logits, ids, offsets)."""
+  """Mean over the batch of loss(student, teacher), each with logits, ids and offsets of the answer.
+
+  `shift` moves the logits to those that predict the answer.
+  """
   student_end, teacher_end = names
-  students = spans(i.student_labels, h[student_end], shift)
-  teachers = spans(i.teacher_labels, h[teacher_end], shift)
+  students = spans(i.student_labels, h[student_end])
+  teachers = spans(i.teacher_labels, h[teacher_end])
   losses = []
   for row, ((s0, s_size), (t0, t_size)) in enumerate(zip(students, teachers, strict=True)):
     if s_size <= 0 or t_size <= 0:
       losses.append(0.0 * jnp.sum(i.student_logits[row]))
       continue
-    student, teacher = (
-      {
-        name: getattr(i, f"{side}_{name}")[row, start : start + size]
+
+    def cut(side, start, size, row=row):
+      moved = {"logits": max(start - shift, 0)}
+      return {
+        name: getattr(i, f"{side}_{name}")[row, (at := moved.get(name, start)) : at + size]
         for name in ("logits", "ids", "offsets")
         if hasattr(i, f"{side}_{name}")
       }
-      for side, start, size in (("student", s0, s_size), ("teacher", t0, t_size))
-    )
-    losses.append(loss(student, teacher))
+
+    losses.append(loss(cut("student", s0, s_size), cut("teacher", t0, t_size)))
   return jnp.mean(jnp.stack(losses))
 
 
