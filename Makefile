@@ -8,6 +8,11 @@ SEEDS ?= 1
 WORKERS ?= 2
 BIN := $(VENV)/bin
 
+# A machine without an accelerator does not look for one, whatever plugins are installed.
+ifeq ($(wildcard /dev/accel* /dev/vfio/* /dev/nvidia*),)
+export JAX_PLATFORMS ?= cpu
+endif
+
 .PHONY: run test teacher check clean
 
 run: $(VENV)/installed
@@ -48,7 +53,7 @@ $(VENV)/installed: setup.py $(VENV)/bin/python
 	$(call install,'.')
 
 $(VENV)/installed-test: setup.py $(VENV)/bin/python
-	$(call install,'.[test]')
+	$(call install,'.[test,tpu]')
 
 $(VENV)/installed-dev: setup.py $(VENV)/bin/python
-	$(call install,'.[dev]')
+	$(call install,'.[dev,tpu]')

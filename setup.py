@@ -24,7 +24,7 @@ BASE = [
 DATA = ["tensorflow-datasets>=4.9.9,<5", "importlib_resources>=6"]  # tfds 4.9.10 uses it undeclared
 TPU = ["jax[tpu]>=0.10.2,<0.11"]  # brings the libtpu that belongs to this jax
 NOTEBOOKS = ["nbclient>=0.10,<1", "nbformat>=5.10,<6", "ipykernel>=6.29,<8"]
-TEST = ["pytest>=8,<10", "pytest-xdist>=3.6,<4", *DATA, *TPU, *NOTEBOOKS]
+TEST = ["pytest>=8,<10", "pytest-xdist>=3.6,<4", *DATA, *NOTEBOOKS]
 
 setup(
   name="distill_jax",

@@ -51,7 +51,7 @@ def make_mesh(config, devices: Sequence | None = None) -> Mesh:
     except ValueError as error:
       raise ConfigError(f"mesh.slices = {config.slices}: {error}") from None
   elif devices[0].platform == "tpu":
-    grid = mesh_utils.create_device_mesh(sizes, devices)
+    grid = mesh_utils.create_device_mesh(sizes, devices, allow_split_physical_axes=True)
   else:
     grid = np.array(devices).reshape(sizes)
   return Mesh(grid, AXES, axis_types=(AxisType.Auto,) * len(AXES))
