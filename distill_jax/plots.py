@@ -91,24 +91,26 @@ def _curve(axis, folder: pathlib.Path, seeds: int, metric: str, color: str) -> N
 
 
 def _ends(axis, table: Table, values: Values, metric: str, color: dict[str, str]) -> None:
-  """Final values, one bar a row, on an axis that shows their differences."""
+  """Final values as dots, joined to the last reference row, the common start, if there is one."""
   names = [name for name in color if metric in values[name]][::-1]
-  means = [statistics.fmean(values[name][metric]) for name in names]
-  errors = [
-    statistics.stdev(values[n][metric]) if len(values[n][metric]) > 1 else 0.0 for n in names
+  begins = [
+    values[r.name][metric][0] for r in table.rows if r.reference and metric in values[r.name]
   ]
-  axis.barh(
-    names, means, xerr=errors if any(errors) else None, color=[color[n] for n in names], height=0.62
-  )
-  for i, mean in enumerate(means):
-    axis.annotate(f" {mean:.3f}", (mean + errors[i], i), va="center", color=INK)
-  low, high = min(means), max(means)
-  axis.set_xlim(
-    max(0.0, low - 2.0 * (high - low) - 1e-3) if low > 2 * (high - low) else 0.0,
-    high + 0.35 * (high - low) + 1e-3,
-  )
+  for i, name in enumerate(names):
+    mean = statistics.fmean(values[name][metric])
+    error = statistics.stdev(values[name][metric]) if len(values[name][metric]) > 1 else 0.0
+    if begins:
+      axis.plot([begins[-1], mean], [i, i], color=color[name], lw=2.2, alpha=0.4)
+    axis.errorbar(mean, i, xerr=error or None, color=color[name], marker="o", ms=9, capsize=4)
+    axis.annotate(
+      f"{mean:.3f}", (mean, i), (0, 9), textcoords="offset points", ha="center", color=INK
+    )
+  if begins:
+    axis.axvline(begins[-1], color=PALE, lw=1, ls=":")
+  axis.set_yticks(range(len(names)), names)
+  axis.set_ylim(-0.5, len(names) - 0.2)
+  axis.margins(x=0.12)
   column = next(c for c in table.columns if c.metric == metric)
-  axis.set_xlabel(
-    f"{column.title} at the end" + (f" ({column.better} is better)" if column.better else "")
-  )
+  better = f" ({column.better} is better)" if column.better else ""
+  axis.set_xlabel(f"{column.title} at the end{better}")
   axis.tick_params(axis="y", length=0)

@@ -235,7 +235,7 @@ def test_two_processes_of_two_devices_equal_one_of_four(run, tmp_path):
 
 
 def losses_of(workdir):
-  rows = [json.loads(line) for line in (workdir / "metrics.jsonl").open()]
+  rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
   return [row["train/loss"] for row in rows if "train/loss" in row]
 
 

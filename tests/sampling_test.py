@@ -92,6 +92,22 @@ def test_a_row_does_not_depend_on_the_others_or_on_padding():
   assert (twins.tokens[0] != twins.tokens[1]).any()
 
 
+def test_eight_devices_sample_what_one_samples():
+  _, params = tiny()
+  rows = np.arange(16) % 3
+  auto = (jax.sharding.AxisType.Auto,) * 3
+  mesh = jax.make_mesh((2, 4, 1), ("data", "fsdp", "tensor"), axis_types=auto)
+  run, key = sampler(temperature=0), jax.random.key(0)
+  alone = run(params, PROMPTS[rows], key, LENGTHS[rows])
+  split = jax.NamedSharding(mesh, jax.P(("data", "fsdp")))
+  with jax.set_mesh(mesh):
+    out = run(
+      params, jax.device_put(PROMPTS[rows], split), key, jax.device_put(LENGTHS[rows], split)
+    )
+  np.testing.assert_array_equal(out.tokens, alone.tokens)
+  assert out.tokens.sharding.shard_shape(out.tokens.shape) == (2, 4 + N)
+
+
 def test_stop_tokens_are_kept_and_end_their_row():
   _, params = tiny()
   greedy = sampler(temperature=0)(params, PROMPTS, jax.random.key(0), LENGTHS)

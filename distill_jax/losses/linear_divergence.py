@@ -9,13 +9,13 @@ Logits exist for one chunk of tokens at a time, forward and backward. Two entry 
 Matrix products run in the dtype of the hidden states with float32 sums; the rest is float32.
 """
 
-import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
+from distill_jax.losses.chunks import scan, wide
 from distill_jax.losses.log_probs import token_log_probs
 
 
@@ -147,13 +147,13 @@ def _per_token(position_loss: Callable, chunk: int) -> Callable:
 
   @jax.custom_vjp
   def per_token(student, rest):
-    return _scan(position_loss, student, rest, None, chunk)[0]
+    return scan(position_loss, student, rest, None, chunk)[0]
 
   def forward(student, rest):
     return per_token(student, rest), (student, rest)
 
   def backward(saved, cotangent):
-    return _scan(position_loss, *saved, cotangent, chunk)[1], None
+    return scan(position_loss, *saved, cotangent, chunk)[1], None
 
   per_token.defvjp(forward, backward)
   return per_token
@@ -167,13 +167,13 @@ def _weighted_sum(position_loss: Callable, chunk: int) -> Callable:
 
   @jax.custom_vjp
   def weighted_sum(student, rest, weights):
-    values, _ = _scan(position_loss, student, rest, None, chunk)
+    values, _ = scan(position_loss, student, rest, None, chunk)
     return total(values, weights), values
 
   def forward(student, rest, weights):
-    dtype = _wide(student[0].dtype)
+    dtype = wide(student[0].dtype)
     ones = jnp.ones(student[0].shape[:-1], dtype)
-    values, grads = _scan(
+    values, grads = scan(
       position_loss, student, rest, ones if weights is None else ones * weights, chunk
     )
     return (total(values, weights), values), grads
@@ -184,65 +184,6 @@ def _weighted_sum(position_loss: Callable, chunk: int) -> Callable:
 
   weighted_sum.defvjp(forward, backward)
   return weighted_sum
-
-
-def _scan(position_loss, student, rest, weights, chunk) -> tuple[jax.Array, Any]:
-  """The loss of every token and, if `weights` are given, the gradients of the weighted sum."""
-  hidden, head = student
-  (teacher, extras, where), dtype = rest, _wide(hidden.dtype)
-  teacher_hidden, teacher_head = (None, None) if teacher is None else teacher
-  matrix = head.astype(hidden.dtype)
-  axis = hidden.ndim - 2
-  length = hidden.shape[axis]
-  steps = math.ceil(length / max(1, chunk // math.prod(hidden.shape[:axis])))
-  size = math.ceil(length / steps)
-
-  def pad(x):
-    widths = [(0, 0)] * x.ndim
-    widths[axis] = (0, steps * size - length)
-    return jnp.pad(x, widths) if steps * size > length else x
-
-  if where is None and steps * size > length:
-    where = jnp.ones(hidden.shape[:-1], bool)
-  inputs = jax.tree.map(pad, (hidden, teacher_hidden, extras, where, weights))
-
-  def step(head_grad, i):
-    hidden, teacher_hidden, extras, where, weight = jax.tree.map(
-      lambda x: jax.lax.dynamic_slice_in_dim(x, i * size, size, axis), inputs
-    )
-    if where is not None:  # whatever a masked token holds, its logits are 0 from here on
-      hidden = jnp.where(where[..., None], hidden, 0)
-    other = ()
-    if teacher is not None:
-      if where is not None:
-        teacher_hidden = jnp.where(where[..., None], teacher_hidden, 0)
-      other = (_product(teacher_hidden, teacher_head.astype(teacher_hidden.dtype), dtype),)
-
-    def loss(products):
-      values = position_loss(products, *other, *extras).astype(dtype)
-      return values if where is None else jnp.where(where, values, 0)
-
-    products = _product(hidden, matrix, dtype)
-    if weights is None:
-      return head_grad, (loss(products), None)
-    values, pull = jax.vjp(loss, products)
-    slope = pull(weight.astype(dtype))[0].astype(hidden.dtype)
-    hidden_grad = _product(slope, matrix.T, dtype).astype(hidden.dtype)
-    batch = tuple(range(hidden.ndim - 1))
-    head_grad += jnp.tensordot(hidden, slope, (batch, batch), preferred_element_type=dtype)
-    return head_grad, (values, hidden_grad)
-
-  start = None if weights is None else jnp.zeros(head.shape, dtype)
-  head_grad, (values, hidden_grad) = jax.lax.scan(step, start, jnp.arange(steps))
-
-  def join(x):
-    x = jnp.moveaxis(x, 0, axis)
-    x = x.reshape(*x.shape[:axis], steps * size, *x.shape[axis + 2 :])
-    return jax.lax.slice_in_dim(x, 0, length, axis=axis)
-
-  if weights is None:
-    return join(values), None
-  return join(values), (join(hidden_grad), head_grad.astype(head.dtype))
 
 
 def _position_loss(divergence: Callable, *heads: Head) -> Callable:
@@ -280,11 +221,3 @@ def _rest(hidden, head, teacher, extras, where):
     if x.shape[: len(lead)] != lead:
       raise ValueError(f"an array of shape {x.shape} has not one entry for each of {lead} tokens")
   return teacher, extras, None if where is None else where.astype(bool)
-
-
-def _product(x: jax.Array, matrix: jax.Array, dtype) -> jax.Array:
-  return jnp.matmul(x, matrix, preferred_element_type=dtype)
-
-
-def _wide(dtype) -> Any:
-  return jnp.promote_types(dtype, jnp.float32)

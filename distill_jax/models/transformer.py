@@ -29,7 +29,6 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 from flax import nnx
-from jax.sharding import AxisType
 
 
 class Model(NamedTuple):
@@ -120,8 +119,8 @@ class Block(nnx.Module):
     y = _linear(heads, self.output)
     x = x + (norm(y, self.post_attention_norm) if config.sandwich_norms else y)
     y = norm(x, self.mlp_norm)
-    y = _ACTIVATIONS[config.activation](_linear(y, self.gate)) * _linear(y, self.up)
-    y = _linear(y, self.down)
+    gate = _ACTIVATIONS[config.activation](_linear(y, self.gate))
+    y = _linear(gate * _linear(y, self.up), self.down)
     return x + (norm(y, self.post_mlp_norm) if config.sandwich_norms else y), memory
 
 
@@ -149,17 +148,16 @@ def make(config: ml_collections.ConfigDict) -> Model:
       params["head"] = _normal(head_key, tokens.shape[::-1], 0.02, config.param_dtype)
     return params
 
-  def run(params, tokens, positions, distance, same, memory, attend):
-    """Embedding, layers, final norm; attend(query, key, value, mask, memory, layer)."""
-    x = _embed(params["embed"]["tokens"], tokens).astype(dtype)
-    if config.scale_embeddings:
-      x = x * jnp.asarray(config.width**0.5, dtype)
+  def run(params, tokens, positions, lag, same, memory, attend):
+    """Embedding, layers, final norm; lag [1 or B, T, S] is how far a key lies behind a query."""
+    scale = config.width**0.5 if config.scale_embeddings else 1.0
+    x = _embed(params["embed"]["tokens"], tokens).astype(dtype) * jnp.asarray(scale, dtype)
 
     def body(carry, layer):
       x, memory = carry
       weights, i, window, rates = layer
       angles = positions[..., None, None] * rates  # [B, T, 1, K / 2]
-      mask = same & (distance >= 0) & (distance < window)
+      mask = same & (lag >= 0) & (lag < window)
       here = functools.partial(attend, mask=mask, memory=memory, layer=i)
       return nnx.merge(graph, weights)(x, angles, here), None
 
@@ -170,7 +168,7 @@ def make(config: ml_collections.ConfigDict) -> Model:
 
   def hidden(params, tokens, *, positions=None, segment_ids=None):
     order = jnp.arange(tokens.shape[1])[None]
-    distance = order[:, :, None] - order[:, None]  # [1, T, T]
+    lag = order[:, :, None] - order[:, None]  # [1, T, T]
     same = True if segment_ids is None else segment_ids[:, :, None] == segment_ids[:, None]
     causal_only = segment_ids is None and not config.sliding_window
 
@@ -181,24 +179,22 @@ def make(config: ml_collections.ConfigDict) -> Model:
       mask = None if causal_only else mask[:, None]
       return _flash_attention(query, key, value, mask=mask, is_causal=causal_only), memory
 
-    positions = order if positions is None else positions
-    return run(params, tokens, positions, distance, same, (), attend)[0]
+    return run(params, tokens, order if positions is None else positions, lag, same, (), attend)[0]
 
   def init_cache(batch, length):
     shape = (batch, config.layers, config.kv_heads, length, config.head_dim)
     return dict(key=jnp.zeros(shape, dtype), value=jnp.zeros(shape, dtype))
 
   def decode(params, tokens, cache, positions):
-    distance = positions[:, :, None] - jnp.arange(cache["key"].shape[3])  # [B, T, S]
+    lag = positions[:, :, None] - jnp.arange(cache["key"].shape[3])  # [B, T, S]
     write = jax.vmap(lambda row, layer, at, new: row.at[layer, :, at].set(new), (0, None, 0, 0))
 
     def attend(query, key, value, *, mask, memory, layer):
-      keys = write(memory["key"], layer, positions, key)  # in place, for the scan carries the cache
-      values = write(memory["value"], layer, positions, value)
-      heads = _attention(config, query, keys[:, layer], values[:, layer], mask)
-      return heads, dict(key=keys, value=values)
+      k = write(memory["key"], layer, positions, key)  # in place, for the scan carries the cache
+      v = write(memory["value"], layer, positions, value)
+      return _attention(config, query, k[:, layer], v[:, layer], mask), dict(key=k, value=v)
 
-    return run(params, tokens, positions, distance, True, cache, attend)
+    return run(params, tokens, positions, lag, True, cache, attend)
 
   def head(params):
     return (params["embed"]["tokens"].T if config.tie_embeddings else params["head"]).astype(dtype)
@@ -208,14 +204,13 @@ def make(config: ml_collections.ConfigDict) -> Model:
     scores = jnp.matmul(flat, head(params), preferred_element_type=jnp.float32)
     return _softcap(scores, config.logit_softcap).reshape(*hidden.shape[:-1], -1)
 
-  functions = init, hidden, decode, init_cache, head, logits
-  return Model(*functions, config.vocab_size, config.logit_softcap)
+  data = config.vocab_size, config.logit_softcap
+  return Model(init, hidden, decode, init_cache, head, logits, *data)
 
 
 _ACTIVATIONS = dict(silu=jax.nn.silu, gelu=jax.nn.gelu)
 _REMAT = dict(none=None, full=None, dots=jax.checkpoint_policies.dots_with_no_batch_dims_saveable)
 _flash_attention = functools.partial(jax.nn.dot_product_attention, implementation="cudnn")
-_DTYPES, _KERNELS = ("float32", "bfloat16"), ("xla", "cudnn")
 
 
 def _normal(key, shape, std, dtype):
@@ -242,17 +237,13 @@ def _softcap(x, cap):
 
 
 def _embed(table, tokens):
-  """Rows of table [V, D]. On a mesh: width whole, rows split, or XLA splits the width of all x."""
-  mesh, axes, lay = (
-    jax.sharding.get_abstract_mesh(),
-    ("data", "fsdp"),
-    jax.lax.with_sharding_constraint,
-  )
-  if not set(axes) <= set(mesh.axis_names) or AxisType.Manual in mesh.axis_types:
+  """Rows of table [V, D]. On a mesh: width whole, batch split; XLA would split the width of all."""
+  mesh = jax.sharding.get_abstract_mesh()
+  if not {"data", "fsdp"} <= set(mesh.axis_names) or mesh.manual_axes:
     return table[tokens]
-  divides = len(tokens) % (mesh.shape["data"] * mesh.shape["fsdp"]) == 0
-  x = lay(table, jax.P(jax.P.UNCONSTRAINED, None))[tokens]
-  return lay(x, jax.P(axes if divides else None))
+  rows = ("data", "fsdp") if len(tokens) % (mesh.shape["data"] * mesh.shape["fsdp"]) == 0 else None
+  x = jax.lax.with_sharding_constraint(table, jax.P(jax.P.UNCONSTRAINED, None))[tokens]
+  return jax.lax.with_sharding_constraint(x, jax.P(rows))
 
 
 def _variation(config):
@@ -293,9 +284,9 @@ def _attention(config, query, key, value, mask):
 
 
 def _check(config):
-  choices = dict(
-    activation=_ACTIVATIONS, remat=_REMAT, dtype=_DTYPES, param_dtype=_DTYPES, attention=_KERNELS
-  )
+  dtypes = ("float32", "bfloat16")
+  choices = dict(activation=_ACTIVATIONS, remat=_REMAT, dtype=dtypes, param_dtype=dtypes)
+  choices["attention"] = ("xla", "cudnn")
   for name, allowed in choices.items():
     if config[name] not in allowed:
       raise ValueError(f"{name} must be one of {', '.join(allowed)}, got {config[name]!r}")

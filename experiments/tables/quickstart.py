@@ -26,7 +26,7 @@ def get_table(arg=None):
   teacher = "pretrained.student=distill_jax/assets/stdlib_teacher"
   still = ("steps=0",)
   return Table(
-    title="A language model of 2.2M parameters distilled on the Python standard library's source",
+    title="2.2M parameters (T) distilled into 0.4M (S) on the Python standard library's source",
     rows=(
       row("teacher", "sft", reference=True, overrides=still if smoke else (teacher, *still)),
       row("warm start", "sft", reference=True, overrides=still),
@@ -37,9 +37,9 @@ def get_table(arg=None):
     ),
     columns=(
       Column(BITS, "bits per byte", ".4f", "lower"),
-      Column(KL, "KL(teacher || student)", ".4f", "lower"),
-      Column(REVERSE, "KL(student || teacher)", ".4f", "lower"),
-      Column(OWN, "the same on own text", ".4f", "lower"),
+      Column(KL, "KL(T ‖ S)", ".4f", "lower"),
+      Column(REVERSE, "KL(S ‖ T)", ".4f", "lower"),
+      Column(OWN, "KL(S ‖ T), own text", ".4f", "lower"),
       Column(TOP1, "top-1 agreement", ".2%", "higher"),
       Column("train/tokens_per_s", "tokens/s", ",.0f"),
       Column("train/seconds", "seconds", ",.0f"),
@@ -68,8 +68,8 @@ def get_table(arg=None):
         metric=REVERSE,
       ),
       Claim(
-        "On text of its own, a student trained on-policy is closer to its teacher than one trained on "
-        "the data",
+        "On text of its own, a student trained on-policy is closer to its teacher than one "
+        "trained on the data",
         "Agarwal et al., arXiv:2306.13649",
         row="on-policy GKD",
         than="cross-entropy",

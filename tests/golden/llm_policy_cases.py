@@ -71,7 +71,9 @@ def easy_r1(i, h):
     )
   else:
     loss = policy.clipped_surrogate(log_ratio, i.advantages, dual=h["clip_dual"], **clip)
-  return aggregate(loss, where, {"token": "token-mean", "seq": "seq-mean-token-mean"}[h["avg"]])
+  if h["avg"] == "token":
+    return masked_mean(loss, where)
+  return jnp.mean(seq.sequence_mean(loss, where))
 
 
 def aggregate(loss, where, mode):

@@ -67,7 +67,7 @@ def lfm2(i, h):
   log_p = jax.nn.log_softmax(i.teacher_logits)
   top, ids = jax.lax.top_k(log_p, h["K"])
   binary, mass, inner = sparse.decoupled_top_k(
-    i.student_logits, ids, top, temperature=h["tau"], floor=0.0
+    i.student_logits, ids, top, temperature=h["tau"], floor=1e-15
   )
   return {
     "out": binary + mass * inner,

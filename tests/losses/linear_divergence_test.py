@@ -171,17 +171,47 @@ def test_other_shardings_of_the_heads(form, head_spec):
   check_sharded("generalized_js", form, head_spec)
 
 
+def test_flat_tokens_and_closed_over_arrays_sharded():
+  *args, weights = arrays((16,), width=4, teacher_width=8)
+  share = jnp.float32(0.3)
+
+  def form(divergence, *args, **kw):
+    def mixed(s, t, where=None):
+      return share * divergence(s, t, where=where)
+
+    return (unfused if "chunk" not in kw else fused_sum)(mixed, *args, **kw)
+
+  want = grads(form, d.forward_kl, *args, weights)
+  with jax.set_mesh(mesh()):
+    assert_close(grads(form, d.forward_kl, *place(*args, weights), chunk=4), want)
+
+
+def test_the_gradient_of_the_head_crosses_devices_once():
+  args = arrays((8, 32), width=4, teacher_width=8, vocabulary=64)
+  with jax.set_mesh(mesh()):
+    total = partial(fused_sum, d.forward_kl, chunk=32)
+    program = jax.jit(jax.grad(total, argnums=1)).lower(*place(*args)).compile().as_text()
+  sums = re.findall(r"^.*f32\[4,\d+\].* all-reduce\(.*$", program, re.MULTILINE)
+  assert len(sums) == 1 and "while" not in sums[0]
+
+
+def mesh():
+  return jax.make_mesh((2, 2, 2), ("data", "fsdp", "tensor"), (jax.sharding.AxisType.Auto,) * 3)
+
+
+def place(*args, head_spec=("fsdp", "tensor")):
+  batch, head = jax.P(("data", "fsdp")), jax.P(*head_spec)
+  return [
+    jax.device_put(x, jax.NamedSharding(mesh(), spec))
+    for x, spec in zip(args, (batch, head, batch, head, batch), strict=True)
+  ]
+
+
 def check_sharded(name, form, head_spec):
   args = arrays((8, 6), width=4, teacher_width=8)
-  mesh = jax.make_mesh((2, 2, 2), ("data", "fsdp", "tensor"), (jax.sharding.AxisType.Auto,) * 3)
-  batch, head = jax.P(("data", "fsdp")), jax.P(*head_spec)
   want = grads(unfused, DIVERGENCES[name], *args)
-  with jax.set_mesh(mesh):
-    placed = jax.tree.map(
-      lambda x, spec: jax.device_put(x, jax.NamedSharding(mesh, spec)),
-      args,
-      (batch, head, batch, head, batch),
-    )
+  with jax.set_mesh(mesh()):
+    placed = place(*args, head_spec=head_spec)
     assert_close(grads(form, DIVERGENCES[name], *placed, chunk=16), want)
 
 

@@ -299,24 +299,28 @@ def test_eight_devices_give_what_one_gives():
   tokens = np.concatenate([draw_tokens(), draw_tokens(1)])
   auto = (jax.sharding.AxisType.Auto,) * 3
   mesh = jax.make_mesh((2, 2, 2), ("data", "fsdp", "tensor"), axis_types=auto)
-  heads, mlp = jax.P(None, "fsdp", "tensor"), jax.P(None, "fsdp", "tensor")
   specs = jax.tree.map(lambda x: jax.P(), params)
   specs["embed"]["tokens"] = jax.P(None, "fsdp")
-  specs["layers"] |= dict(query=heads, key=heads, value=heads, gate=mlp, up=mlp)
-  specs["layers"] |= dict(
-    output=jax.P(None, "tensor", None, "fsdp"), down=jax.P(None, "tensor", "fsdp")
-  )
-  shardings = jax.tree.map(lambda spec: NamedSharding(mesh, spec), specs)
-  sharded = jax.device_put(params, shardings)
+  for name in ("query", "key", "value", "gate", "up"):
+    specs["layers"][name] = jax.P(None, "fsdp", "tensor")
+  specs["layers"]["output"] = jax.P(None, "tensor", None, "fsdp")
+  specs["layers"]["down"] = jax.P(None, "tensor", "fsdp")
+  sharded = jax.device_put(params, jax.tree.map(lambda spec: NamedSharding(mesh, spec), specs))
   rows = NamedSharding(mesh, jax.P(("data", "fsdp")))
 
   def loss(params, tokens):
-    return jnp.mean(model.logits(params, model.hidden(params, tokens)) ** 2)
+    hidden = model.hidden(params, tokens)
+    return jnp.mean(model.logits(params, hidden) ** 2), hidden
 
+  step = jax.jit(jax.value_and_grad(loss, has_aux=True))
   with jax.set_mesh(mesh):
-    spread = jax.jit(jax.value_and_grad(loss))(sharded, jax.device_put(tokens, rows))
-  alone = jax.jit(jax.value_and_grad(loss))(params, tokens)
+    spread = step(sharded, jax.device_put(tokens, rows))
+    odd = model.hidden(sharded, tokens[:3])  # a batch that the mesh does not divide
+  hidden = spread[0][1]
+  assert hidden.sharding.shard_shape(hidden.shape) == (1, 8, 16)  # rows are split, width is not
+  alone = step(params, tokens)
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), spread, alone)
+  np.testing.assert_allclose(odd, hidden[:3], atol=1e-5)
 
 
 @pytest.mark.parametrize(
