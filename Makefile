@@ -39,21 +39,22 @@ clean:
 
 # uv installs in seconds what takes pip a minute; pip does it where uv can't be had.
 $(VENV)/bin/python:
-	$(PYTHON) -m venv $(VENV)
-	-$(BIN)/python -m pip install --quiet uv
+	@$(PYTHON) -m venv $(VENV)
+	-@$(BIN)/python -m pip install --quiet uv
 
+comma := ,
 define install
 	@echo "Installing $(1) into $(VENV)"
-	@if [ -x $(BIN)/uv ]; then $(BIN)/uv pip install --quiet --python $(BIN)/python -e $(1) || $(BIN)/python -m pip install --quiet -e $(1); \
-	else $(BIN)/python -m pip install --quiet -e $(1); fi
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python -e '$(1)' \
+	|| $(BIN)/python -m pip install --quiet -e '$(1)'
 	@touch $@
 endef
 
 $(VENV)/installed: setup.py $(VENV)/bin/python
-	$(call install,'.')
+	$(call install,.)
 
 $(VENV)/installed-test: setup.py $(VENV)/bin/python
-	$(call install,'.[test,tpu]')
+	$(call install,.[test$(comma)tpu])
 
 $(VENV)/installed-dev: setup.py $(VENV)/bin/python
-	$(call install,'.[dev,tpu]')
+	$(call install,.[dev$(comma)tpu])

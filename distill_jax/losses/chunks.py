@@ -20,8 +20,8 @@ def scan(
   spread over another axis stays so; its sums and maxima are what those devices exchange.
 
   Args:
-    position_loss: (student products [..., V], teacher products [..., V'], *extras) -> [...], without
-      the teacher's if there is none.
+    position_loss: (student products [..., V], teacher products [..., V'], *extras) -> [...]; without
+      a teacher, (student products, *extras).
     student: hidden states [..., D] and head [D, V].
     rest: None or the teacher's hidden states and head; a tuple of extras [..., ...]; None or
       bool[...], the tokens that count.
@@ -41,7 +41,7 @@ def scan(
 
   (teacher, *_), rows = rest, jax.P(axes)
   specs = ((rows, jax.P()), (teacher and (rows, jax.P()), rows, rows), rows)
-  out = (rows, weights is not None and (rows, jax.P()))
+  out = (rows, None if weights is None else (rows, jax.P()))
   return jax.shard_map(local, in_specs=specs, out_specs=out, axis_names=set(axes), check_vma=False)(
     student, rest, weights
   )
