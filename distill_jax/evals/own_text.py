@@ -1,4 +1,4 @@
-"""What the teacher thinks of text that the student writes: the distance that on-policy methods reduce.
+"""What the teacher thinks of text that the student writes: what on-policy methods reduce.
 
 reverse_kl  KL(student || teacher) at temperature 1, nats, a mean over the tokens that the student
             sampled after prompts of `method.prompt` tokens of held-out text. Summed over a
