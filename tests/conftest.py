@@ -3,9 +3,24 @@
 import os
 
 os.environ["JAX_PLATFORMS"] = "cpu"
-os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
+# on a busy machine eight devices on two cores may keep each other waiting for long
+os.environ["XLA_FLAGS"] = (
+  "--xla_force_host_platform_device_count=8"
+  " --xla_cpu_collective_call_warn_stuck_timeout_seconds=120"
+  " --xla_cpu_collective_call_terminate_timeout_seconds=600"
+)
 
 import pathlib
+
+import jax
+import pytest
+
+
+@pytest.fixture(autouse=True, scope="module")
+def programs_are_dropped():
+  """A process that has compiled thousands of programs runs out of memory maps."""
+  yield
+  jax.clear_caches()
 
 
 def pytest_addoption(parser):

@@ -8,6 +8,8 @@ import sys
 
 import pytest
 
+import distill_jax
+
 ROOT = pathlib.Path(__file__).parent.parent
 PAGES = [*sorted(ROOT.glob("*.md")), *sorted(ROOT.glob("docs/*.md"))]
 METHODS = [p for p in sorted(ROOT.glob("distill_jax/methods/**/*.py")) if p.name != "__init__.py"]
@@ -111,3 +113,9 @@ def _anchors(path):
   """GitHub's names of a page's headings."""
   headings = re.findall(r"^#+ (.+)$", path.read_text(), re.MULTILINE)
   return {re.sub(r"[^\w\- ]", "", h.lower()).replace(" ", "-") for h in headings}
+
+
+def test_one_version():
+  version = distill_jax.__version__
+  assert f"\nversion: {version}\n" in (ROOT / "CITATION.cff").read_text()
+  assert f"\n## [{version}]" in (ROOT / "CHANGELOG.md").read_text()

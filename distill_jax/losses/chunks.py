@@ -20,8 +20,8 @@ def scan(
   spread over another axis stays so; its sums and maxima are what those devices exchange.
 
   Args:
-    position_loss: (student products [..., V], teacher products [..., V'], *extras) -> [...]; without
-      a teacher, (student products, *extras).
+    position_loss: (student products [..., V], teacher products [..., V'], *extras) -> [...], or
+      (student products, *extras) without a teacher.
     student: hidden states [..., D] and head [D, V].
     rest: None or the teacher's hidden states and head; a tuple of extras [..., ...]; None or
       bool[...], the tokens that count.
