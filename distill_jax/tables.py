@@ -44,14 +44,18 @@ class Column(NamedTuple):
 
 
 class Claim(NamedTuple):
-  """What a paper says and this table can show: `row` is better than `than` by `metric`."""
+  """What a paper says and this table can show: `row` is better than `than` by `metric`.
+
+  A published value of that metric in the same setting is reproduced if ours is within `tolerance`.
+  """
 
   text: str
   source: str
   row: str
   than: str
   metric: str
-  theirs: str = ""
+  paper: float | None = None
+  tolerance: float = 0.0
 
 
 class Table(NamedTuple):
@@ -153,29 +157,26 @@ def best(table: Table, values: Values, column: Column) -> str | None:
 
 def judge(table: Table, values: Values) -> list[dict[str, Any]]:
   """Each claim against the numbers: it holds when it holds for every seed."""
-  better = {c.metric: c.better for c in table.columns}
-  form = {c.metric: c.format for c in table.columns}
+  columns = {c.metric: c for c in table.columns}
   rows = []
   for claim in table.claims:
+    column = columns[claim.metric]
+    theirs = "" if claim.paper is None else format(claim.paper, column.format)
+    verdict: dict[str, Any] = dict(claim=claim.text, source=claim.source, theirs=theirs)
     ours, other = (values[name].get(claim.metric) for name in (claim.row, claim.than))
-    if not ours or not other:
-      rows.append(
-        dict(claim=claim.text, source=claim.source, theirs=claim.theirs, status="not run")
+    if ours and other:
+      sign = 1 if column.better == "lower" else -1
+      rivals = other * len(ours) if len(other) == 1 else other  # a reference row runs once
+      wins = sum(sign * a < sign * b for a, b in zip(ours, rivals, strict=True))
+      near = (
+        claim.paper is not None and abs(statistics.fmean(ours) - claim.paper) <= claim.tolerance
       )
-      continue
-    sign = 1 if better[claim.metric] == "lower" else -1
-    rivals = other * len(ours) if len(other) == 1 else other  # a reference row runs once
-    wins = sum(sign * a < sign * b for a, b in zip(ours, rivals, strict=True))
-    held = wins == len(ours)
-    rows.append(
-      dict(
-        claim=claim.text,
-        source=claim.source,
-        theirs=claim.theirs,
-        ours=f"{spread(ours, form[claim.metric])} against {spread(other, form[claim.metric])}",
-        status="trend only" if held else f"not reproduced ({wins} of {len(ours)} seeds)",
+      held = "reproduced" if near else "trend only"
+      verdict["ours"] = f"{spread(ours, column.format)} against {spread(other, column.format)}"
+      verdict["status"] = (
+        held if wins == len(ours) else f"not reproduced ({wins} of {len(ours)} seeds)"
       )
-    )
+    rows.append(verdict if "status" in verdict else dict(verdict, status="not run"))
   return rows
 
 
@@ -232,7 +233,8 @@ def main(argv: list[str]) -> int:
   if args.record:
     record = dict(
       title=table.title,
-      command=f"python -m distill_jax.tables {args.table} --seeds {args.seeds}",
+      command=f"python -m distill_jax.tables {args.table} --workdir runs/{pathlib.Path(path).stem} "
+      f"--seeds {args.seeds}",
       machine=machine(),
       date=datetime.date.today().isoformat(),
       table=markdown(table, values),

@@ -3,7 +3,7 @@ for.
 
 Train the byte-pair encoding of the models that ship with the project:
 
-  python -m distill_jax.data.tokenizer --source stdlib --vocab_size 1024 --out
+  python -m distill_jax.data.tokenizer --source stdlib --vocab_size 2048 --out
   distill_jax/assets/stdlib_teacher
 """
 
@@ -87,7 +87,7 @@ def main() -> None:
 
   parser = argparse.ArgumentParser(description="Trains a byte-level BPE on a text source.")
   parser.add_argument("--source", default="stdlib")
-  parser.add_argument("--vocab_size", type=int, default=1024)
+  parser.add_argument("--vocab_size", type=int, default=2048)
   parser.add_argument("--out", type=pathlib.Path, required=True)
   args = parser.parse_args()
   rust = Rust(models.BPE())

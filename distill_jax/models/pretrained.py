@@ -71,13 +71,13 @@ def load(path: str) -> dict[str, Any]:
 
 def save(path: pathlib.Path, params: Any, arch: ConfigDict, dtype: str) -> None:
   """Writes parameters in `dtype` and the architecture into a folder."""
-  from safetensors.flax import save_file
+  from safetensors.flax import save as serialize
 
   path.mkdir(parents=True, exist_ok=True)
   flat = {
     jax.tree_util.keystr(name, simple=True, separator="."): jax.numpy.asarray(np.asarray(x), dtype)
     for name, x in jax.tree_util.tree_leaves_with_path(params)
   }
-  save_file(flat, str(path / "model.safetensors"))
+  (path / "model.safetensors").write_bytes(serialize(flat))
   stored = {key: value for key, value in arch.items() if key not in RUN_KEYS}
   (path / "config.json").write_text(json.dumps(stored, indent=2) + "\n")

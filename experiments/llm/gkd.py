@@ -1,8 +1,7 @@
 """On-policy distillation (GKD) from the stdlib teacher: half of the batches are continued by the
 student itself.
 
-Paper: Agarwal et al. 2023 (arXiv:2306.13649), lambda 0.5 and beta 0.5 of their table of defaults.
-  Ours: real text.
+Paper: Agarwal et al. 2023 (arXiv:2306.13649), with lambda 0.5 and beta 0.5.
 Run:   python -m distill_jax.train --config experiments/llm/gkd.py --workdir runs/gkd
 Takes: see docs/ledger.md, made from the quickstart table, of which this is a row.
 """

@@ -1,8 +1,6 @@
-"""Forward KL from the stdlib teacher to a student five times smaller; any other divergence by
-argument.
+"""Forward KL, or another divergence by argument, from the stdlib teacher to a student of a fifth.
 
-Paper: Hinton et al. 2015 (arXiv:1503.02531). Ours: real text, a published recipe's objective, no
-  number of theirs to meet.
+Paper: Hinton et al. 2015 (arXiv:1503.02531): the objective; no number of theirs on this text.
 Run:   python -m distill_jax.train --config experiments/llm/kd.py[:divergence=reverse_kl] --workdir
   runs/kd
 Takes: see docs/ledger.md, made from the quickstart table, of which this is a row.

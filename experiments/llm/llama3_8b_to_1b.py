@@ -1,10 +1,10 @@
-"""Forward KL from Llama 3 8B to a student of the shape of Llama 3.2 1B, on a v5e pod slice of 256
-chips.
+"""Forward KL from Llama 3 8B to a student of the shape of Llama 3.2 1B, on 256 v5e chips.
 
 Paper: Hinton et al. 2015 (arXiv:1503.02531); shapes: Grattafiori et al., The Llama 3 Herd of Models
-(arXiv:2407.21783). Plan:  python -m distill_jax.plan --config experiments/llm/llama3_8b_to_1b.py
---topology v5e:16x16 Takes: planned only, never run: docs/scale.md has the plan. Weights are random
-until pretrained.* name model folders.
+  (arXiv:2407.21783).
+Plan:  python -m distill_jax.plan --config experiments/llm/llama3_8b_to_1b.py --topology v5e:16x16
+Takes: planned only, never run: docs/scale.md has the plan. Weights are random until pretrained.*
+  name model folders.
 """
 
 from experiments.llm import common

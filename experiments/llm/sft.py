@@ -1,7 +1,6 @@
 """Cross-entropy on the text alone, no teacher in the step: the baseline of the quickstart table.
 
-Paper: the "student without distillation" row of distillation papers, for instance of
-  arXiv:2306.13649.
+Paper: Kim, Rush 2016 (arXiv:1606.07947), eq. 1, the baseline that distillation has to beat.
 Run:   python -m distill_jax.train --config experiments/llm/sft.py --workdir runs/sft
 Takes: see docs/ledger.md, made from the quickstart table, of which this is a row.
 """

@@ -1,5 +1,4 @@
-"""The warm start of the quickstart's students: 2 layers of width 96, cross-entropy on the same text
-as the teacher.
+"""The warm start of the quickstart's students: 2 layers of width 96, on the teacher's own text.
 
 Run:   make teacher   (trains the teacher and this student, and exports both)
 Takes: see distill_jax/assets/stdlib_student/README.md, which also has the number it gave.

@@ -1,8 +1,6 @@
-"""The teacher that ships with the project: 4 layers of width 192 on the Python standard library's
-source.
+"""The teacher that ships with the project: 4 layers of width 192 on the standard library's source.
 
-Run:   make teacher   (python -m distill_jax.train --config experiments/llm/teacher.py --workdir
-  runs/teacher, then export)
+Run:   make teacher
 Takes: see distill_jax/assets/stdlib_teacher/README.md, which also has the number it gave.
 """
 
