@@ -59,6 +59,8 @@ def _batch_axes(size: int) -> tuple[tuple[str, ...], int]:
 def _local_scan(position_loss, student, rest, weights, chunk) -> tuple[jax.Array, Any]:
   hidden, head = student
   (teacher, extras, where), dtype = rest, wide(hidden.dtype)
+  teacher_hidden: Any
+  teacher_head: Any
   teacher_hidden, teacher_head = (None, None) if teacher is None else teacher
   matrix = head.astype(hidden.dtype)
   axis = hidden.ndim - 2
@@ -81,7 +83,7 @@ def _local_scan(position_loss, student, rest, weights, chunk) -> tuple[jax.Array
     )
     if where is not None:  # whatever a masked token holds, its logits are 0 from here on
       hidden = jnp.where(where[..., None], hidden, 0)
-    other = ()
+    other: tuple[jax.Array, ...] = ()
     if teacher is not None:
       if where is not None:
         teacher_hidden = jnp.where(where[..., None], teacher_hidden, 0)
@@ -102,6 +104,7 @@ def _local_scan(position_loss, student, rest, weights, chunk) -> tuple[jax.Array
     return head_grad, (values, hidden_grad)
 
   start = None if weights is None else jnp.zeros(head.shape, dtype)
+  head_grad: Any
   head_grad, (values, hidden_grad) = jax.lax.scan(step, start, jnp.arange(steps))
 
   def join(x):

@@ -153,7 +153,8 @@ def _per_token(position_loss: Callable, chunk: int) -> Callable:
     return per_token(student, rest), (student, rest)
 
   def backward(saved, cotangent):
-    return scan(position_loss, *saved, cotangent, chunk)[1], None
+    student, rest = saved
+    return scan(position_loss, student, rest, cotangent, chunk)[1], None
 
   per_token.defvjp(forward, backward)
   return per_token

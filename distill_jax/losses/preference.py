@@ -181,13 +181,13 @@ class RunningMean(NamedTuple):
   """Mean of all values seen, float32 scalars: part of the training state."""
 
   mean: jax.Array
-  count: jax.Array
+  seen: jax.Array
 
 
 def update_mean(state: RunningMean, values: jax.Array) -> RunningMean:
   """Adds all of `values`; start from RunningMean(0, 0)."""
   values = jax.lax.stop_gradient(values)
-  count = state.count + values.size
+  count = state.seen + values.size
   return RunningMean(state.mean + jnp.sum(values - state.mean) / count, count)
 
 
@@ -241,8 +241,11 @@ def teacher_student_pair(
   """
   teacher_logits = jax.lax.stop_gradient(teacher_logits)
   chosen, rejected = jnp.argmax(teacher_logits, axis=-1), jnp.argmax(student_logits, axis=-1)
-  return tuple(
-    token_log_probs(x, y) for x in (student_logits, teacher_logits) for y in (chosen, rejected)
+  return (
+    token_log_probs(student_logits, chosen),
+    token_log_probs(student_logits, rejected),
+    token_log_probs(teacher_logits, chosen),
+    token_log_probs(teacher_logits, rejected),
   )
 
 

@@ -70,7 +70,7 @@ def test_the_running_mean_is_the_mean_of_everything():
   state = pref.RunningMean(jnp.float32(0), jnp.float32(0))
   for part in (jnp.array([1.0, 2.0]), jnp.array([6.0])):
     state = pref.update_mean(state, part)
-  assert state.mean == 3 and state.count == 3
+  assert state.mean == 3 and state.seen == 3
 
 
 def test_odds_ratio():
