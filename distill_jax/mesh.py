@@ -6,11 +6,13 @@ expression and a partition, the first that matches an array's path wins. State a
 a table each, so that a teacher may lie differently from its student.
 """
 
+import itertools
 import re
 from collections.abc import Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding
@@ -55,6 +57,28 @@ def make_mesh(config, devices: Sequence | None = None) -> Mesh:
   else:
     grid = np.array(devices).reshape(sizes)
   return Mesh(grid, AXES, axis_types=(AxisType.Auto,) * len(AXES))
+
+
+def connect_groups(mesh: Mesh) -> None:
+  """Lets every group of devices that shares mesh axes reduce something small.
+
+  CPU processes connect a group (gloo) when it first communicates, and give each other 30 seconds,
+  less than they may differ in compiling the first program that uses it. Once connected they wait.
+  Devices of other kinds need no such thing.
+  """
+  if jax.process_count() == 1 or jax.default_backend() != "cpu":
+    return
+  spec = jax.P(*mesh.axis_names)
+  ones = jax.jit(
+    lambda: jnp.ones(tuple(mesh.shape.values())), out_shardings=NamedSharding(mesh, spec)
+  )()
+  axes = [axis for axis in mesh.axis_names if mesh.shape[axis] > 1]
+  for count in range(1, len(axes) + 1):
+    for group in itertools.combinations(axes, count):
+      summed = jax.shard_map(
+        lambda x: jax.lax.psum(x, group), mesh=mesh, in_specs=spec, out_specs=spec, check_vma=False
+      )
+      jax.block_until_ready(jax.jit(summed)(ones))
 
 
 def shardings(tree: Any, rules: Sequence[tuple[str, Sequence]], mesh: Mesh) -> Any:

@@ -25,6 +25,7 @@ from distill_jax.config import ConfigError
 from distill_jax.mesh import (
   abstract,
   batch_sharding,
+  connect_groups,
   initialize_processes,
   make_mesh,
   put_batch,
@@ -97,6 +98,7 @@ def run(config, workdir: pathlib.Path, *, title: str = "", profile: bool = False
   enable_compilation_cache(config.cache_dir)
   workdir.mkdir(parents=True, exist_ok=True)
   mesh = make_mesh(config.mesh)
+  connect_groups(mesh)
   with jax.set_mesh(mesh), Signals() as signals:
     return _loop(config, workdir, mesh, signals, title or config.method.name, profile)
 

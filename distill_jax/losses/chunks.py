@@ -33,7 +33,8 @@ def scan(
   """
   axes, parts = _batch_axes(student[0].shape[0])
   if parts == 1:
-    return _local_scan(position_loss, student, rest, weights, chunk)
+    values, grads = _local_scan(position_loss, student, rest, weights, chunk)
+    return values, grads and (grads[0], grads[1].astype(student[1].dtype))
 
   def local(student, rest, weights):
     values, grads = _local_scan(position_loss, student, rest, weights, max(1, chunk // parts))
@@ -42,9 +43,11 @@ def scan(
   (teacher, *_), rows = rest, jax.P(axes)
   specs = ((rows, jax.P()), (teacher and (rows, jax.P()), rows, rows), rows)
   out = (rows, None if weights is None else (rows, jax.P()))
-  return jax.shard_map(local, in_specs=specs, out_specs=out, axis_names=set(axes), check_vma=False)(
-    student, rest, weights
+  spread = jax.shard_map(
+    local, in_specs=specs, out_specs=out, axis_names=set(axes), check_vma=False
   )
+  values, grads = spread(student, rest, weights)
+  return values, grads and (grads[0], grads[1].astype(student[1].dtype))
 
 
 def _batch_axes(size: int) -> tuple[tuple[str, ...], int]:
@@ -114,7 +117,7 @@ def _local_scan(position_loss, student, rest, weights, chunk) -> tuple[jax.Array
 
   if weights is None:
     return join(values), None
-  return join(values), (join(hidden_grad), head_grad.astype(head.dtype))
+  return join(values), (join(hidden_grad), head_grad)  # summed over devices before it is rounded
 
 
 def _product(x: jax.Array, matrix: jax.Array, dtype) -> jax.Array:
