@@ -1,18 +1,20 @@
-"""Every key that the core reads. A family's common.py adds its own; an experiment changes values,
-never adds keys."""
+"""Every key that the core reads. A family's common.py adds those that its methods share; an
+experiment changes values, and declares what its own method alone reads (`method=dict(...)`)."""
 
 from ml_collections import ConfigDict
 
 from distill_jax.config import parse_arg
 
 
-def base(arg=None, **defaults):
+def base(arg=None, method=None, **defaults):
   """The core's config.
 
   Args:
     arg: what follows the colon in `file.py:arg`: `smoke` shrinks a run to two steps on simulated
-    devices, `seed=N`. **defaults: further words that this experiment takes, with their defaults;
-    they arrive in `config.arg`.
+      devices, `seed=N`.
+    method: `name`, a file under distill_jax/methods with dots, and the keys of that method alone.
+    **defaults: further words that this experiment takes, with their defaults; they arrive in
+      `config.arg`.
   """
   config = ConfigDict()
   config.arg = parse_arg(arg, smoke=False, seed=0, **defaults)
@@ -21,7 +23,7 @@ def base(arg=None, **defaults):
   config.batch_size = 16  # global
   config.unit = "examples"  # what the loss counts, for the throughput
 
-  config.method = ConfigDict(dict(name=""))  # a file under distill_jax/methods, with dots
+  config.method = ConfigDict(dict(name="") if method is None else method)
   config.data = ConfigDict(dict(name=""))  # a file under distill_jax/data
   config.pretrained = ConfigDict()  # name -> model folder, "" for random weights
   config.evals = ()  # files under distill_jax/evals

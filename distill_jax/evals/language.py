@@ -40,8 +40,8 @@ def make(config):
 
   @jax.jit
   def sums(params, frozen, batch):
-    inputs, targets, mask = batch["tokens"][:, :-1], batch["tokens"][:, 1:], batch["mask"]
-    hidden, head = student.hidden(params, inputs), student.head(params)
+    targets, mask = batch["tokens"][:, 1:], batch["mask"]
+    hidden, head = student_lib.hidden(student, params, batch), student.head(params)
     count = jnp.sum(mask, dtype=jnp.float32)
     chunked: dict[str, Any] = dict(where=mask, chunk=config.divergence.chunk)
     chunked["student"] = student_lib.head(student)
@@ -50,7 +50,10 @@ def make(config):
     metrics = dict(bits_per_byte=(nats / math.log(2), size), loss=(nats, count))
     if "teacher" in frozen:
       chunked["teacher"] = student_lib.head(teacher)
-      target = teacher.hidden(frozen["teacher"], inputs), teacher.head(frozen["teacher"])
+      target = (
+        student_lib.hidden(teacher, frozen["teacher"], batch),
+        teacher.head(frozen["teacher"]),
+      )
       both = (hidden, head, *target)
       for name, compare in comparisons.items():
         value = linear_divergence(compare, *both, **chunked)

@@ -1,5 +1,10 @@
 """What language-model methods share: a student with its optimiser and averages as state, a teacher
-as frozen."""
+as frozen, and the divergence between the two on a batch.
+
+A batch has tokens int[B, T + 1] and mask bool[B, T], the targets that count. Packed rows have
+segments int[B, T + 1] too, a number for each document of a row: attention stays within a segment,
+positions count from its start.
+"""
 
 from collections.abc import Callable
 from typing import Any
@@ -11,7 +16,11 @@ import optax
 from distill_jax import optim
 from distill_jax.config import ConfigError
 from distill_jax.data import tokenizer
-from distill_jax.losses.linear_divergence import Head
+from distill_jax.losses.linear_divergence import (
+  Head,
+  linear_cross_entropy_sum,
+  linear_divergence_sum,
+)
 from distill_jax.method import Metrics, State, minimize
 from distill_jax.models import pretrained as pretrained_lib
 from distill_jax.models import transformer
@@ -19,12 +28,64 @@ from distill_jax.models import transformer
 
 def model(config, name: str) -> transformer.Model:
   """The transformer called `name` ("student", "teacher") in the config, as functions."""
-  return transformer.make(pretrained_lib.architecture(config, name))
+  vocabulary = tokenizer.load(config.data.tokenizer).vocab_size
+  return transformer.make(pretrained_lib.architecture(config, name), vocabulary)
 
 
 def head(model: transformer.Model) -> Head:
   """What the chunked losses must know of a model's head."""
-  return Head(softcap=model.logit_softcap or None)
+  return Head(softcap=model.logit_softcap or None, vocabulary=model.vocabulary)
+
+
+def hidden(model: transformer.Model, params: Any, batch: Any) -> jax.Array:
+  """The last hidden states [B, T, D] at the inputs of a batch, which predict its targets."""
+  inputs = batch["tokens"][:, :-1]
+  if "segments" not in batch:
+    return model.hidden(params, inputs)
+  segments = batch["segments"][:, :-1]
+  order = jnp.arange(segments.shape[1])
+  begins = jnp.pad(segments[:, 1:] != segments[:, :-1], ((0, 0), (1, 0)))
+  start = jax.lax.cummax(jnp.where(begins, order, 0), axis=1)
+  return model.hidden(params, inputs, positions=order - start, segment_ids=segments)
+
+
+def divergence_sum(
+  config,
+  divergence: Callable,
+  student: tuple[transformer.Model, Any],
+  teacher: tuple[transformer.Model, Any],
+  batch: Any,
+  *extras: jax.Array,
+  weights: jax.Array | None = None,
+) -> tuple[jax.Array, jax.Array]:
+  """`linear_divergence_sum` between two models, each with its parameters, on the targets of a
+  batch; `weights` [B, T] are the batch's mask unless given."""
+  return linear_divergence_sum(
+    divergence,
+    hidden(*student, batch),
+    student[0].head(student[1]),
+    jax.lax.stop_gradient(hidden(*teacher, batch)),
+    teacher[0].head(teacher[1]),
+    *extras,
+    weights=batch["mask"] if weights is None else weights,
+    chunk=config.divergence.chunk,
+    student=head(student[0]),
+    teacher=head(teacher[0]),
+  )
+
+
+def cross_entropy_sum(
+  config, model: transformer.Model, params: Any, batch: Any, weights: jax.Array | None = None
+) -> tuple[jax.Array, jax.Array]:
+  """`linear_cross_entropy_sum` on the targets of a batch."""
+  return linear_cross_entropy_sum(
+    hidden(model, params, batch),
+    model.head(params),
+    batch["tokens"][:, 1:],
+    weights=batch["mask"] if weights is None else weights,
+    chunk=config.divergence.chunk,
+    student=head(model),
+  )
 
 
 def params(config, name: str, key: jax.Array, pretrained: dict[str, Any]) -> Any:

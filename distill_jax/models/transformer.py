@@ -40,7 +40,7 @@ class Model(NamedTuple):
   init_cache: Callable[[int, int], dict]  # (batch, length) -> key, value [B, L, G, length, K]
   head: Callable[[dict], jax.Array]  # (params) -> [D, V] in the compute dtype
   logits: Callable[[dict, jax.Array], jax.Array]  # (params, [..., D]) -> [..., V] float32, capped
-  vocab_size: int
+  vocabulary: int  # ids that mean something; what pads the head behind them is -inf in `logits`
   logit_softcap: float  # 0: none
 
 
@@ -124,8 +124,10 @@ class Block(nnx.Module):
     return x + (norm(y, self.post_mlp_norm) if config.sandwich_norms else y), memory
 
 
-def make(config: ml_collections.ConfigDict) -> Model:
+def make(config: ml_collections.ConfigDict, vocabulary: int | None = None) -> Model:
   """The model that `config` describes; `default_config` lists the keys.
+
+  Ids from `vocabulary` on are padding of the head (None: there are none), which no text holds.
 
   `hidden` runs whole sequences, causally; positions count from 0 unless given, and with segment
   ids (packed sequences) tokens see their own segment alone. `decode` adds tokens to a cache: that
@@ -137,6 +139,7 @@ def make(config: ml_collections.ConfigDict) -> Model:
   _check(config)
   config = ml_collections.FrozenConfigDict(config)
   dtype = jnp.dtype(config.dtype)
+  size = min(vocabulary or config.vocab_size, config.vocab_size)
   graph, _ = nnx.split(nnx.eval_shape(lambda: Block(config, jax.random.key(0))))
 
   def init(key):
@@ -202,10 +205,12 @@ def make(config: ml_collections.ConfigDict) -> Model:
   def logits(params, hidden):
     flat = hidden.reshape(-1, config.width)
     scores = jnp.matmul(flat, head(params), preferred_element_type=jnp.float32)
-    return _softcap(scores, config.logit_softcap).reshape(*hidden.shape[:-1], -1)
+    scores = _softcap(scores, config.logit_softcap)
+    if size < config.vocab_size:
+      scores = jnp.where(jnp.arange(config.vocab_size) < size, scores, -jnp.inf)
+    return scores.reshape(*hidden.shape[:-1], -1)
 
-  data = config.vocab_size, config.logit_softcap
-  return Model(init, hidden, decode, init_cache, head, logits, *data)
+  return Model(init, hidden, decode, init_cache, head, logits, size, config.logit_softcap)
 
 
 _ACTIVATIONS = dict(silu=jax.nn.silu, gelu=jax.nn.gelu)

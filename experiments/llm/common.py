@@ -19,10 +19,10 @@ SHARDING = (
 )
 
 
-def base(arg=None, **defaults):
+def base(arg=None, method=None, **defaults):
   """A student of 0.4M parameters and its teacher of 2.2M on the Python standard library's
   source."""
-  config = common.base(arg, **defaults)
+  config = common.base(arg, method, **defaults)
   config.unit = "tokens"
   config.data.name = "text"
   config.data.source = "stdlib"  # stdlib | a file | a folder | tfds:NAME

@@ -11,6 +11,8 @@ from distill_jax.mesh import make_mesh
 from distill_jax.models import transformer
 from distill_jax.sampling import sample
 
+END = 256  # of the byte tokenizer; the head's ids behind it are padding
+
 
 @pytest.fixture(scope="module")
 def config(tmp_path_factory):
@@ -39,7 +41,7 @@ def models(config):
 
 def test_the_figure_is_that_of_numpy_on_the_same_draws(config, evaluate, models):
   (batch,) = text.validation(config)
-  model, prompt = transformer.make(config.models.student), config.method.prompt
+  model, prompt = transformer.make(config.models.student, END + 1), config.method.prompt
 
   @jax.jit
   def reference(student, teacher, prompts):
@@ -50,7 +52,8 @@ def test_the_figure_is_that_of_numpy_on_the_same_draws(config, evaluate, models)
 
   tokens, *logits = reference(*models, batch["tokens"][:, :prompt])
   np.testing.assert_array_equal(tokens[:, :prompt], batch["tokens"][:, :prompt])
-  logits = [np.asarray(x, np.float64)[:, prompt - 1 :] for x in logits]  # of what was sampled
+  # of what was sampled
+  logits = [np.asarray(x, np.float64)[:, prompt - 1 :, : END + 1] for x in logits]
   log_q, log_p = (x - np.log(np.exp(x).sum(-1, keepdims=True)) for x in logits)
   expected = (np.exp(log_q) * (log_q - log_p)).sum(-1).mean()
   got = evaluate(dict(student=models[0]), dict(teacher=models[1]))

@@ -16,7 +16,6 @@ import jax.numpy as jnp
 
 from distill_jax import optim
 from distill_jax.losses import divergences
-from distill_jax.losses.linear_divergence import linear_divergence_sum
 from distill_jax.method import Method
 from distill_jax.models import student as student_lib
 from distill_jax.sampling import sample
@@ -49,19 +48,10 @@ def make(config) -> Method:
     tokens, mask = jax.lax.cond(on_policy, own, given, batch["tokens"], batch["mask"])
 
     def loss(params, batch, key):
-      tokens, mask = batch["tokens"], batch["mask"]
-      total, _ = linear_divergence_sum(
-        divergence,
-        student.hidden(params, tokens[:, :-1]),
-        student.head(params),
-        teacher.hidden(frozen["teacher"], tokens[:, :-1]),
-        teacher.head(frozen["teacher"]),
-        weights=mask,
-        chunk=config.divergence.chunk,
-        student=student_lib.head(student),
-        teacher=student_lib.head(teacher),
+      total, _ = student_lib.divergence_sum(
+        config, divergence, (student, params), (teacher, frozen["teacher"]), batch
       )
-      return (total, jnp.sum(mask, dtype=jnp.float32)), {}
+      return (total, jnp.sum(batch["mask"], dtype=jnp.float32)), {}
 
     state, metrics = student_lib.update(
       config, tx, loss, state, dict(tokens=tokens, mask=mask), loss_key

@@ -19,7 +19,6 @@ import jax.numpy as jnp
 
 from distill_jax import optim
 from distill_jax.losses import divergences
-from distill_jax.losses.linear_divergence import linear_divergence_sum
 from distill_jax.losses.log_probs import token_log_probs
 from distill_jax.method import Method
 from distill_jax.models import student as student_lib
@@ -39,20 +38,15 @@ def make(config) -> Method:
 
   def step(state, frozen, batch, key):
     def loss(params, batch, key):
-      tokens, mask = batch["tokens"], batch["mask"]
-      total, _ = linear_divergence_sum(
+      total, _ = student_lib.divergence_sum(
+        config,
         of_position,
-        student.hidden(params, tokens[:, :-1]),
-        student.head(params),
-        teacher.hidden(frozen["teacher"], tokens[:, :-1]),
-        teacher.head(frozen["teacher"]),
-        tokens[:, 1:],
-        weights=mask,
-        chunk=config.divergence.chunk,
-        student=student_lib.head(student),
-        teacher=student_lib.head(teacher),
+        (student, params),
+        (teacher, frozen["teacher"]),
+        batch,
+        batch["tokens"][:, 1:],
       )
-      return (total, jnp.sum(mask, dtype=jnp.float32)), {}
+      return (total, jnp.sum(batch["mask"], dtype=jnp.float32)), {}
 
     return student_lib.update(config, tx, loss, state, batch, key)
 

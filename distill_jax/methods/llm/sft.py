@@ -11,7 +11,6 @@ Paper: Kim, Rush, Sequence-Level Knowledge Distillation (arXiv:1606.07947), eq. 
 import jax.numpy as jnp
 
 from distill_jax import optim
-from distill_jax.losses.linear_divergence import linear_cross_entropy_sum
 from distill_jax.method import Method
 from distill_jax.models import student as student_lib
 
@@ -22,16 +21,8 @@ def make(config) -> Method:
 
   def step(state, frozen, batch, key):
     def loss(params, batch, key):
-      tokens, mask = batch["tokens"], batch["mask"]
-      total, _ = linear_cross_entropy_sum(
-        student.hidden(params, tokens[:, :-1]),
-        student.head(params),
-        tokens[:, 1:],
-        weights=mask,
-        chunk=config.divergence.chunk,
-        student=student_lib.head(student),
-      )
-      return (total, jnp.sum(mask, dtype=jnp.float32)), {}
+      total, _ = student_lib.cross_entropy_sum(config, student, params, batch)
+      return (total, jnp.sum(batch["mask"], dtype=jnp.float32)), {}
 
     return student_lib.update(config, tx, loss, state, batch, key)
 
