@@ -14,6 +14,7 @@ BASE = [
   "optax>=0.2.8,<0.3",
   "orbax-checkpoint>=0.12.8,<0.13",
   "grain>=0.2.18,<0.3",
+  "array_record>=0.8.1,<0.9",
   "ml-collections>=1.1,<2",
   "numpy>=2.0,<3",
   "safetensors>=0.5,<1",
@@ -22,9 +23,10 @@ BASE = [
   "matplotlib>=3.9,<4",
 ]
 DATA = ["tensorflow-datasets>=4.9.9,<5", "importlib_resources>=6"]  # tfds 4.9.10 uses it undeclared
+PRETRAINED = ["gguf>=0.17,<0.20", "sentencepiece>=0.2,<0.3", "jinja2>=3.1,<4", "qwix>=0.1.8,<0.2"]
 TPU = ["jax[tpu]>=0.10.2,<0.11"]  # brings the libtpu that belongs to this jax
 NOTEBOOKS = ["nbclient>=0.10,<1", "nbformat>=5.10,<6", "ipykernel>=6.29,<8"]
-TEST = ["pytest>=8,<10", "pytest-xdist>=3.6,<4", *DATA, *NOTEBOOKS]
+TEST = ["pytest>=8,<10", "pytest-xdist>=3.6,<4", *DATA, *NOTEBOOKS, *PRETRAINED]
 
 setup(
   name="distill_jax",
@@ -39,6 +41,9 @@ setup(
   install_requires=BASE,
   extras_require={
     "data": DATA,
+    "pretrained": PRETRAINED,
+    "lm_eval": ["lm_eval>=0.4.13,<0.5"],
+    "parity": [*PRETRAINED, "torch>=2.8,<3", "transformers>=5,<6"],
     "tpu": TPU,
     "cuda": ["jax[cuda13]>=0.10.2,<0.11"],
     "notebooks": NOTEBOOKS,

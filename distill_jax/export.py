@@ -1,12 +1,14 @@
-"""A trained model out of a run, as a folder that `config.pretrained` takes.
+"""A trained model out of a run, as a folder that `config.pretrained` takes; with `--format
+huggingface` one that transformers loads too.
 
 python -m distill_jax.export --workdir runs/kd --out my_student [--tree student] [--dtype bfloat16]
+  [--format huggingface]
 """
 
 import argparse
 import pathlib
-import shutil
 import sys
+from collections.abc import Callable
 
 import jax
 
@@ -15,16 +17,25 @@ from distill_jax import method as method_lib
 from distill_jax import train
 from distill_jax.checkpoint import Checkpoints
 from distill_jax.config import ConfigError
+from distill_jax.data import tokenizer
 from distill_jax.mesh import make_mesh
-from distill_jax.models import pretrained
+from distill_jax.models import huggingface, lora, pretrained
+
+FORMATS: dict[str, Callable] = dict(distill_jax=pretrained.save, huggingface=huggingface.save)
 
 
-def export(workdir: pathlib.Path, out: pathlib.Path, *, tree: str, dtype: str) -> int:
+def export(
+  workdir: pathlib.Path, out: pathlib.Path, *, tree: str, dtype: str, format: str = "distill_jax"
+) -> int:
   """Writes `state[tree]` of the latest checkpoint; a dotted tree names a part, such as
   ema.constant_0.999.
 
   Returns:
     The step that the parameters are from.
+
+  Raises:
+    ConfigError: there is no checkpoint or no such tree, or no family of Hugging Face's has the
+      student's architecture.
   """
   config = config_lib.load_saved(workdir)
   mesh = make_mesh(config.mesh)
@@ -43,11 +54,10 @@ def export(workdir: pathlib.Path, out: pathlib.Path, *, tree: str, dtype: str) -
       raise ConfigError(f"The state has no {tree!r}." + config_lib.did_you_mean(key, params))
     params = params[key]
   arch = pretrained.architecture(config, "student")
-  pretrained.save(out, jax.device_get(params), arch, dtype)
-  tokenizer = pathlib.Path(config.data.tokenizer)
-  for source in (tokenizer / "tokenizer.json", config_lib.ROOT / tokenizer / "tokenizer.json"):
-    if source.exists() and not (out / "tokenizer.json").exists():
-      shutil.copy(source, out / "tokenizer.json")
+  if arch.lora_rank and tree.split(".")[0] in ("student", "ema"):
+    params = lora.merged(params, arch)
+  FORMATS[format](out, jax.device_get(params), arch, dtype)
+  tokenizer.save(config.data.tokenizer, out)
   return int(state["step"])
 
 
@@ -57,9 +67,10 @@ def main(argv: list[str]) -> int:
   parser.add_argument("--out", required=True, type=pathlib.Path)
   parser.add_argument("--tree", default="student")
   parser.add_argument("--dtype", default="bfloat16", choices=("float32", "bfloat16", "float16"))
+  parser.add_argument("--format", default="distill_jax", choices=FORMATS)
   args = parser.parse_args(argv)
   try:
-    step = export(args.workdir, args.out, tree=args.tree, dtype=args.dtype)
+    step = export(args.workdir, args.out, tree=args.tree, dtype=args.dtype, format=args.format)
   except ConfigError as error:
     print(f"error: {error}", file=sys.stderr)
     return 2

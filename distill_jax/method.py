@@ -105,9 +105,12 @@ def minimize(
   grads = jax.tree.map(lambda g: g / jnp.maximum(count, 1).astype(g.dtype), grads)
   norm = optax.tree.norm(grads)
   finite = jnp.isfinite(total) & jnp.isfinite(norm)
-  updates, new_opt = tx.update(grads, opt, params)
-  new = (optax.apply_updates(params, updates), new_opt)
-  params, opt = jax.tree.map(lambda new, old: jnp.where(finite, new, old), new, (params, opt))
+
+  def update(params, opt):
+    updates, opt = tx.update(grads, opt, params)
+    return optax.apply_updates(params, updates), opt
+
+  params, opt = jax.lax.cond(finite, update, lambda *kept: kept, params, opt)
   metrics = dict(metrics, grad_norm=(norm, jnp.float32(1)), skipped=(1.0 - finite, jnp.float32(1)))
   return params, opt, metrics
 

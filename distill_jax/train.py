@@ -13,6 +13,7 @@ import json
 import pathlib
 import signal
 import sys
+import warnings
 from typing import Any, NamedTuple
 
 import jax
@@ -41,7 +42,7 @@ class Program(NamedTuple):
   method: method_lib.Method
   init: Any  # (key, pretrained) -> state, frozen
   step: Any  # (state, frozen, batch, key) -> state, metrics; donates state
-  pretrained: dict[str, Any]  # host arrays
+  pretrained: dict[str, Any]  # host arrays, or leaves that devices read their part of
   abstract: tuple  # state, frozen, batch, key: shapes with shardings
   keys: tuple[jax.Array, jax.Array]  # of init, of the steps
 
@@ -72,7 +73,15 @@ def build(config, mesh: Mesh) -> Program:
   replicated = NamedSharding(mesh, jax.P())
   batch_layout = jax.tree.map(lambda _: batch_sharding(mesh), batch)
   given = shardings(pretrained, config.sharding.frozen, mesh)
-  init = jax.jit(method.init, in_shardings=(replicated, given), out_shardings=layouts)
+  start = jax.jit(
+    method.init, donate_argnums=1, in_shardings=(replicated, given), out_shardings=layouts
+  )
+
+  def init(key, pretrained):
+    with warnings.catch_warnings():  # weights that are read in another dtype are not reused
+      warnings.filterwarnings("ignore", "Some donated buffers were not usable")
+      return start(key, pretrained_lib.put(pretrained, given))
+
   step = jax.jit(
     method.step,
     donate_argnums=0,

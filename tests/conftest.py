@@ -8,6 +8,7 @@ os.environ["XLA_FLAGS"] = (
   "--xla_force_host_platform_device_count=8"
   " --xla_cpu_collective_call_warn_stuck_timeout_seconds=120"
   " --xla_cpu_collective_call_terminate_timeout_seconds=600"
+  " --xla_backend_optimization_level=0"  # compiling takes half the time, and tests mostly compile
 )
 
 import pathlib

@@ -13,7 +13,8 @@ import pathlib
 import sysconfig
 import tempfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import grain
 import jax
@@ -41,13 +42,18 @@ BLOCK = 1 << 14  # characters; a source of one document is cut into blocks of wh
 
 def make(config) -> grain.IterDataset:
   """Shuffled rows without end, this process's share of each batch."""
-  rows = windows(token_ids(config, "train"), config.data.seq_len)
+  return shuffled(config, rows(config, "train"), example)
+
+
+def shuffled(config, rows: Any, example: Callable) -> grain.IterDataset:
+  """`example(row)` of the rows in an order that the seed gives, without end, in batches; this
+  process's share of each."""
   local, ragged = divmod(config.batch_size, jax.process_count())
   if ragged:
     raise ConfigError(
       f"batch_size {config.batch_size} does not split over {jax.process_count()} processes."
     )
-  dataset = grain.MapDataset.source(rows).seed(config.seed).shuffle().repeat().map(_example)
+  dataset = grain.MapDataset.source(rows).seed(config.seed).shuffle().repeat().map(example)
   # Consecutive local batches are the consecutive row blocks of one global batch. There is no
   # remainder; asked to keep it, grain rounds the length of an endless dataset past an int64.
   local_batches = dataset.batch(local, drop_remainder=True)
@@ -65,7 +71,12 @@ def spec(config) -> dict[str, jax.ShapeDtypeStruct]:
 
 def validation(config) -> list[dict[str, np.ndarray]]:
   """This process's rows of `eval_batches` fixed batches, spread evenly over the held-out text."""
-  rows = windows(token_ids(config, "validation"), config.data.seq_len)
+  return spread(config, rows(config, "validation"), example)
+
+
+def spread(config, rows: Any, example: Callable) -> list[dict[str, np.ndarray]]:
+  """`eval_batches` batches of `example(row)`, the rows spread evenly over those that are held out;
+  this process's share of each."""
   count = min(len(rows), config.eval_batches * config.batch_size) // config.batch_size
   if count == 0:
     raise ConfigError(
@@ -76,12 +87,28 @@ def validation(config) -> list[dict[str, np.ndarray]]:
   chosen = np.linspace(0, len(rows) - 1, count * config.batch_size).astype(int)
   # [batches, processes, rows of each]
   chosen = chosen.reshape(count, jax.process_count(), -1)[:, jax.process_index()]
-  batches = [[_example(rows[i]) for i in batch] for batch in chosen]
+  batches = [[example(rows[i]) for i in batch] for batch in chosen]
   return [{k: np.stack([e[k] for e in batch]) for k in batch[0]} for batch in batches]
 
 
-def _example(row: np.ndarray) -> dict[str, np.ndarray]:
+def example(row: np.ndarray) -> dict[str, np.ndarray]:
   return dict(tokens=np.asarray(row, np.int32), mask=np.ones(len(row) - 1, bool))
+
+
+def rows(config, split: str) -> np.ndarray:
+  """The windows of a split, see `begun`."""
+  return begun(config, windows(token_ids(config, split), config.data.seq_len))
+
+
+def begun(config, rows: np.ndarray) -> np.ndarray:
+  """Where the tokenizer has a token that begins a text, it is the first of each row, for models
+  that never saw a text without it."""
+  begin = tokenizer_lib.load(config.data.tokenizer).begin
+  if begin is None:
+    return rows
+  rows = np.array(rows)
+  rows[:, 0] = begin
+  return rows
 
 
 def windows(ids: np.ndarray, seq_len: int) -> np.ndarray:
@@ -95,9 +122,9 @@ def windows(ids: np.ndarray, seq_len: int) -> np.ndarray:
   )
 
 
-def token_ids(config, split: str) -> np.ndarray:
-  """All token ids of a split, from the cache or tokenised now. int32 [N], memory mapped."""
-  tokenizer = tokenizer_lib.load(config.data.tokenizer)
+def token_ids(config, split: str, tokenizer: str = "") -> np.ndarray:
+  """All token ids of a split, from the cache or tokenised now, by data.tokenizer or another one.
+  int32 [N], memory mapped."""
   texts = [
     (name, text)
     for name, text in documents(config.data.source, config.data.field)
@@ -109,9 +136,16 @@ def token_ids(config, split: str) -> np.ndarray:
       f"twenty is held out, by its name, and a single file is cut every {BLOCK:,} characters. Give "
       "more text."
     )
+  return encoded(config, texts, tokenizer or config.data.tokenizer)
+
+
+def encoded(config, texts: Sequence[tuple[str, str]], name: str) -> np.ndarray:
+  """The token ids of (name, text) documents, each with its end, by the tokenizer `name`; from the
+  cache or tokenised now. int32 [N], memory mapped."""
+  tokenizer = tokenizer_lib.load(name)
   digest = hashlib.sha256(tokenizer.fingerprint.encode())
-  for name, text in texts:
-    digest.update(f"{name}\0{len(text)}\0{zlib.crc32(text.encode())}\0".encode())
+  for document, text in texts:
+    digest.update(f"{document}\0{len(text)}\0{zlib.crc32(text.encode())}\0".encode())
   folder = pathlib.Path(config.cache_dir).expanduser() / "tokens"
   cached = folder / f"{digest.hexdigest()[:32]}.npy"
   try:

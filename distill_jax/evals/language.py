@@ -7,7 +7,7 @@
   reverse_kl     KL(student || teacher), the same way
   top1           how often both models rank the same token first
 
-The last three are measured when the run has a teacher.
+The last three are measured when the run has a teacher of the same tokenizer.
 """
 
 import math
@@ -17,7 +17,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from distill_jax.data import text, tokenizer
+from distill_jax import method as method_lib
+from distill_jax.data import tokenizer
 from distill_jax.losses import divergences
 from distill_jax.losses.linear_divergence import linear_cross_entropy, linear_divergence
 from distill_jax.mesh import put_batch
@@ -30,7 +31,8 @@ def make(config):
   """Reads the held-out batches once; `evaluate(state, frozen)` looks at state["student"]."""
   token_bytes = jnp.asarray(_padded(tokenizer.load(config.data.tokenizer).token_bytes, config))
   mesh = jax.sharding.get_mesh()
-  batches = [put_batch(batch, mesh) for batch in text.validation(config)]
+  data = method_lib.load("data", config.data.name)
+  batches = [put_batch(batch, mesh) for batch in data.validation(config)]
   student = student_lib.model(config, "student")
   teacher = student_lib.model(config, "teacher")
 
@@ -48,7 +50,7 @@ def make(config):
     nats = jnp.sum(linear_cross_entropy(hidden, head, targets, **chunked))
     size = jnp.sum(jnp.where(mask, token_bytes[targets], 0), dtype=jnp.float32)
     metrics = dict(bits_per_byte=(nats / math.log(2), size), loss=(nats, count))
-    if "teacher" in frozen:
+    if "teacher" in frozen and not config.data.teacher_tokenizer:
       chunked["teacher"] = student_lib.head(teacher)
       target = (
         student_lib.hidden(teacher, frozen["teacher"], batch),

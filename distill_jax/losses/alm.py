@@ -38,6 +38,51 @@ def chunk_log_likelihoods(
   return chunk + jnp.where(jnp.any(alignment, axis=-2), boundary, 0.0)
 
 
+def numbered_chunk_log_likelihoods(
+  token_log_probs: jax.Array,
+  chunks: jax.Array,
+  *,
+  count: int,
+  next_log_probs: jax.Array | None = None,
+) -> jax.Array:
+  """`chunk_log_likelihoods` with the number of its chunk for each token, in place of a matrix.
+
+  Args:
+    token_log_probs, next_log_probs: [B, T].
+    chunks: int[B, T]; the tokens of a chunk follow each other. Tokens of another number than 0 to
+      count - 1 belong to none.
+    count: how many chunks are returned.
+
+  Returns:
+    [B, count]; 0 for a chunk without tokens.
+  """
+  total = jax.vmap(lambda x, ids: jax.ops.segment_sum(x, ids, count))
+  likelihoods = jnp.minimum(total(token_log_probs, chunks), 0.0)
+  if next_log_probs is None:
+    return likelihoods
+  last = jnp.pad(chunks[:, 1:] != chunks[:, :-1], ((0, 0), (0, 1)), constant_values=True)
+  return likelihoods + total(jnp.where(last, jnp.minimum(next_log_probs, 0.0), 0.0), chunks)
+
+
+def merge_chunks(chunks: jax.Array, ends: jax.Array) -> jax.Array:
+  """Chunk numbers after each chunk whose end does not count was joined with the one that follows.
+
+  As tokenkit, the authors' code, joins those after which the teacher gives a new word less than a
+  threshold: a tokenizer whose words go on there would spell them otherwise.
+
+  Args:
+    chunks: int[B, T], numbers of tokens; those outside 0 to C - 1 stay.
+    ends: bool[B, C], which chunks end a joined one.
+
+  Returns:
+    int[B, T], rising by 1 from one joined chunk to the next.
+  """
+  count = ends.shape[1]
+  before = jnp.cumsum(ends, axis=1) - ends
+  joined = jnp.take_along_axis(before, jnp.clip(chunks, 0, count - 1), axis=1)
+  return jnp.where((chunks >= 0) & (chunks < count), joined, chunks).astype(chunks.dtype)
+
+
 def binary_cross_entropy(
   student: jax.Array, teacher: jax.Array, *, temperature: float = 1.0, epsilon: float = 1e-6
 ) -> jax.Array:

@@ -2,11 +2,13 @@
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
+BLOCK = 1 << 20  # logits of a block: 4 MiB
 BATCH_AXES = ("data", "fsdp")  # mesh axes over which the first axis of the hidden states is spread
 
 
@@ -62,10 +64,13 @@ def _batch_axes(size: int) -> tuple[tuple[str, ...], int]:
 def _local_scan(position_loss, student, rest, weights, chunk) -> tuple[jax.Array, Any]:
   hidden, head = student
   (teacher, extras, where), dtype = rest, wide(hidden.dtype)
+  # heads as [V, D], as embeddings lie: where they are tied nothing is copied
+  table = head.T.astype(hidden.dtype)
   teacher_hidden: Any
-  teacher_head: Any
-  teacher_hidden, teacher_head = (None, None) if teacher is None else teacher
-  matrix = head.astype(hidden.dtype)
+  teacher_table: Any
+  teacher_hidden, teacher_table = None, None
+  if teacher is not None:
+    teacher_hidden, teacher_table = teacher[0], teacher[1].T.astype(teacher[0].dtype)
   axis = hidden.ndim - 2
   length = hidden.shape[axis]
   steps = math.ceil(length / max(1, chunk // math.prod(hidden.shape[:axis])))
@@ -90,23 +95,30 @@ def _local_scan(position_loss, student, rest, weights, chunk) -> tuple[jax.Array
     if teacher is not None:
       if where is not None:
         teacher_hidden = jnp.where(where[..., None], teacher_hidden, 0)
-      other = (_product(teacher_hidden, teacher_head.astype(teacher_hidden.dtype), dtype),)
+      other = (_logits(teacher_hidden, teacher_table, dtype),)
 
-    def loss(products):
-      values = position_loss(products, *other, *extras).astype(dtype)
-      return values if where is None else jnp.where(where, values, 0)
+    def losses(products, other, extras, where, weight):
+      def loss(products):
+        values = position_loss(products, *other, *extras).astype(dtype)
+        return values if where is None else jnp.where(where, values, 0)
 
-    products = _product(hidden, matrix, dtype)
+      if weight is None:
+        return loss(products), None
+      values, pull = jax.vjp(loss, products)
+      return values, pull(weight.astype(dtype))[0].astype(hidden.dtype)
+
+    arguments = _logits(hidden, table, dtype), other, extras, where, weight
+    values, slope = jax.lax.platform_dependent(
+      *arguments, cpu=partial(_in_blocks, losses), default=losses
+    )
     if weights is None:
-      return head_grad, (loss(products), None)
-    values, pull = jax.vjp(loss, products)
-    slope = pull(weight.astype(dtype))[0].astype(hidden.dtype)
-    hidden_grad = _product(slope, matrix.T, dtype).astype(hidden.dtype)
+      return head_grad, (values, None)
+    hidden_grad = jnp.matmul(slope, table, preferred_element_type=dtype).astype(hidden.dtype)
     batch = tuple(range(hidden.ndim - 1))
-    head_grad += jnp.tensordot(hidden, slope, (batch, batch), preferred_element_type=dtype)
+    head_grad += jnp.tensordot(slope, hidden, (batch, batch), preferred_element_type=dtype)
     return head_grad, (values, hidden_grad)
 
-  start = None if weights is None else jnp.zeros(head.shape, dtype)
+  start = None if weights is None else jnp.zeros(table.shape, dtype)
   head_grad: Any
   head_grad, (values, hidden_grad) = jax.lax.scan(step, start, jnp.arange(steps))
 
@@ -117,11 +129,26 @@ def _local_scan(position_loss, student, rest, weights, chunk) -> tuple[jax.Array
 
   if weights is None:
     return join(values), None
-  return join(values), (join(hidden_grad), head_grad)  # summed over devices before it is rounded
+  return join(values), (join(hidden_grad), head_grad.T)  # summed over devices, then rounded
 
 
-def _product(x: jax.Array, matrix: jax.Array, dtype) -> jax.Array:
-  return jnp.matmul(x, matrix, preferred_element_type=dtype)
+def _in_blocks(losses: Callable, products: jax.Array, *rest: Any) -> Any:
+  """`losses` on a few tokens at a time: what a CPU computes between two products stays in its
+  caches, and takes no memory."""
+  lead, vocabulary = products.shape[:-1], products.shape[-1]
+  tokens = math.prod(lead)
+  rows = next(n for n in range(max(1, BLOCK // vocabulary), 0, -1) if tokens % n == 0)
+  if rows == tokens or 4 * rows * vocabulary < BLOCK:  # one block, or too many small ones
+    return losses(products, *rest)
+  split = lambda x: x.reshape(-1, rows, *x.shape[len(lead) :])  # noqa: E731
+  joined = jax.lax.map(lambda x: losses(*x), jax.tree.map(split, (products, *rest)))
+  return jax.tree.map(lambda x: x.reshape(*lead, *x.shape[2:]), joined)
+
+
+def _logits(x: jax.Array, table: jax.Array, dtype) -> jax.Array:
+  """x [..., D], table [V, D] -> [..., V]."""
+  dims = (((x.ndim - 1,), (1,)), ((), ()))
+  return jax.lax.dot_general(x, table, dims, preferred_element_type=dtype)
 
 
 def wide(dtype) -> Any:

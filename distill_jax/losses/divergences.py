@@ -19,10 +19,12 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 
+from distill_jax.losses.adaptive_kl import adaptive_kl
+from distill_jax.losses.alpha_beta import alpha_beta
 from distill_jax.losses.log_probs import kl, kl_terms, mixture, pair
 
 
-def named(name: str, **hyperparameters) -> Callable[[jax.Array, jax.Array], jax.Array]:
+def named(name: str, **hyperparameters) -> Callable[..., jax.Array]:
   """The divergence called `name`, with those of the hyperparameters that it takes.
 
   Raises:
@@ -216,6 +218,26 @@ def symmetric_kl(
   return jnp.where(counts, (1 - weight) * kl(log_p, log_q) + weight * kl(log_q, log_p), 0.0)
 
 
+def logit_mse(
+  student_logits: jax.Array,
+  teacher_logits: jax.Array,
+  *,
+  where: jax.Array | None = None,
+) -> jax.Array:
+  """Mean over ids of (z_student - z_teacher)^2, over those that are finite on both sides.
+
+  Kim, Oh, Kim, Cho, Yun, Comparing Kullback-Leibler Divergence and Mean Squared Error Loss in
+  Knowledge Distillation (arXiv:2105.08919), eq. 3.
+  """
+  both = (student_logits > -jnp.inf) & (teacher_logits > -jnp.inf)
+  if where is not None:
+    both &= where[..., None]
+  dtype = jnp.promote_types(jnp.result_type(student_logits, teacher_logits), jnp.float32)
+  student, teacher = (jnp.where(both, x, 0).astype(dtype) for x in (student_logits, teacher_logits))
+  square = jnp.sum(jnp.square(student - jax.lax.stop_gradient(teacher)), axis=-1)
+  return square / jnp.maximum(jnp.sum(both, axis=-1), 1)
+
+
 def _check_skew(skew: float | jax.Array) -> None:
   if isinstance(skew, (int, float)) and not 0 <= skew < 1:
     raise ValueError(f"skew must be in [0, 1), got {skew}")
@@ -232,4 +254,7 @@ DIVERGENCES = (
   skew_forward_kl,
   skew_reverse_kl,
   total_variation,
+  symmetric_kl,
+  adaptive_kl,
+  alpha_beta,
 )

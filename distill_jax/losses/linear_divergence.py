@@ -117,9 +117,39 @@ def linear_cross_entropy(
   Returns:
     [...], float32 (float64 for float64 hidden states).
   """
-  position_loss = _position_loss(lambda logits, ids: -token_log_probs(logits, ids), student)
-  rest = _rest(hidden, head, None, (targets,), where)
-  return _per_token(position_loss, chunk)((hidden, head), rest)
+  return linear_loss(
+    lambda logits, ids: -token_log_probs(logits, ids),
+    hidden,
+    head,
+    targets,
+    where=where,
+    chunk=chunk,
+    student=student,
+  )
+
+
+def linear_loss(
+  position_loss: Callable[..., jax.Array],
+  hidden: jax.Array,
+  head: jax.Array,
+  *extras: jax.Array,
+  where: jax.Array | None = None,
+  chunk: int = 1024,
+  student: Head = Head(),  # noqa: B008
+) -> jax.Array:
+  """A loss of one model's logits at each token, chunked as `linear_divergence` is.
+
+  Args:
+    position_loss: (logits [..., V], *extras) -> [...], a function that treats positions alone.
+    hidden, head: [..., D] and [D, V].
+    extras: arrays [..., ...] with the leading axes of the hidden states.
+    where, chunk, student: as in `linear_divergence`.
+
+  Returns:
+    [...], float32 (float64 for float64 hidden states).
+  """
+  rest = _rest(hidden, head, None, extras, where)
+  return _per_token(_position_loss(position_loss, student), chunk)((hidden, head), rest)
 
 
 def linear_cross_entropy_sum(
@@ -137,9 +167,41 @@ def linear_cross_entropy_sum(
   As `linear_cross_entropy` and `linear_divergence_sum`: returns the sum, which alone carries a
   gradient, and the loss of each token.
   """
-  position_loss = _position_loss(lambda logits, ids: -token_log_probs(logits, ids), student)
-  rest = _rest(hidden, head, None, (targets,), None if weights is None else weights != 0)
-  return _weighted_sum(position_loss, chunk)((hidden, head), rest, weights)
+  return linear_loss_sum(
+    lambda logits, ids: -token_log_probs(logits, ids),
+    hidden,
+    head,
+    targets,
+    weights=weights,
+    chunk=chunk,
+    student=student,
+  )
+
+
+def linear_loss_sum(
+  position_loss: Callable[..., jax.Array],
+  hidden: jax.Array,
+  head: jax.Array,
+  *extras: jax.Array,
+  weights: jax.Array | None = None,
+  chunk: int = 1024,
+  student: Head = Head(),  # noqa: B008
+) -> tuple[jax.Array, jax.Array]:
+  """sum over tokens of weight times a loss of one model's logits, as `linear_divergence_sum`.
+
+  Args:
+    position_loss: (logits [..., V], *extras) -> [...], a function that treats positions alone.
+    hidden, head: [..., D] and [D, V].
+    extras: arrays [..., ...] with the leading axes of the hidden states, such as targets, or the
+      ids and log-probabilities of a teacher that ran before.
+    weights, chunk, student: as in `linear_divergence_sum`.
+
+  Returns:
+    The sum, which alone carries a gradient, and the loss of each token [...].
+  """
+  where = None if weights is None else weights != 0
+  rest = _rest(hidden, head, None, extras, where)
+  return _weighted_sum(_position_loss(position_loss, student), chunk)((hidden, head), rest, weights)
 
 
 def _per_token(position_loss: Callable, chunk: int) -> Callable:

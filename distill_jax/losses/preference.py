@@ -208,8 +208,8 @@ def redi(
   chosen: jax.Array,
   rejected: jax.Array,
   *,
-  chosen_weight: float = 1.0,
-  rejected_weight: float = 0.8,
+  chosen_weight: float | jax.Array = 1.0,
+  rejected_weight: float | jax.Array = 0.8,
   gamma: float | None = None,
 ) -> jax.Array:
   """-w chosen + w' rejected on mean log-probabilities: learning from negative reasoning traces.

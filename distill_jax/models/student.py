@@ -22,14 +22,20 @@ from distill_jax.losses.linear_divergence import (
   linear_divergence_sum,
 )
 from distill_jax.method import Metrics, State, minimize
+from distill_jax.models import lora, transformer
 from distill_jax.models import pretrained as pretrained_lib
-from distill_jax.models import transformer
+from distill_jax.sampling import sample
 
 
 def model(config, name: str) -> transformer.Model:
   """The transformer called `name` ("student", "teacher") in the config, as functions."""
-  vocabulary = tokenizer.load(config.data.tokenizer).vocab_size
+  vocabulary = tokenizer.load(tokenizer_of(config, name)).vocab_size
   return transformer.make(pretrained_lib.architecture(config, name), vocabulary)
+
+
+def tokenizer_of(config, name: str) -> str:
+  """The tokenizer whose ids the model `name` reads: a teacher may have its own."""
+  return (name == "teacher" and config.data.teacher_tokenizer) or config.data.tokenizer
 
 
 def head(model: transformer.Model) -> Head:
@@ -37,16 +43,39 @@ def head(model: transformer.Model) -> Head:
   return Head(softcap=model.logit_softcap or None, vocabulary=model.vocabulary)
 
 
-def hidden(model: transformer.Model, params: Any, batch: Any) -> jax.Array:
-  """The last hidden states [B, T, D] at the inputs of a batch, which predict its targets."""
+def hidden(model: transformer.Model, params: Any, batch: Any, *, features: bool = False) -> Any:
+  """The last hidden states [B, T, D] at the inputs of a batch, which predict its targets; with
+  `features` those of all layers too, see `transformer.make`."""
   inputs = batch["tokens"][:, :-1]
   if "segments" not in batch:
-    return model.hidden(params, inputs)
+    return model.hidden(params, inputs, features=features)
   segments = batch["segments"][:, :-1]
   order = jnp.arange(segments.shape[1])
   begins = jnp.pad(segments[:, 1:] != segments[:, :-1], ((0, 0), (1, 0)))
-  start = jax.lax.cummax(jnp.where(begins, order, 0), axis=1)
-  return model.hidden(params, inputs, positions=order - start, segment_ids=segments)
+  positions = order - jax.lax.cummax(jnp.where(begins, order, 0), axis=1)
+  return model.hidden(params, inputs, positions=positions, segment_ids=segments, features=features)
+
+
+def given(config, batch: Any) -> Any:
+  """The batch with only the targets behind the first `method.prompt` tokens of each row."""
+  _refuse_packed(batch)
+  behind = jnp.arange(batch["mask"].shape[1]) >= config.method.prompt - 1
+  return dict(tokens=batch["tokens"], mask=batch["mask"] & behind)
+
+
+def write(config, model: transformer.Model, params: Any, batch: Any, key: jax.Array) -> Any:
+  """The batch with each row continued by the model from its first `method.prompt` tokens on; the
+  mask counts what it wrote. No gradient flows through the text."""
+  _refuse_packed(batch)
+  tokens, prompt = batch["tokens"], config.method.prompt
+  new, temperature = tokens.shape[1] - prompt, config.method.temperature
+  written = sample(model, params, tokens[:, :prompt], key, new_tokens=new, temperature=temperature)
+  return dict(tokens=written.tokens, mask=written.generated[:, 1:])
+
+
+def _refuse_packed(batch: Any) -> None:
+  if "segments" in batch:
+    raise ConfigError("Packed rows have no one prompt to continue: set data.name to text.")
 
 
 def divergence_sum(
@@ -92,16 +121,28 @@ def params(config, name: str, key: jax.Array, pretrained: dict[str, Any]) -> Any
   """A model's parameters: those loaded, in the dtype that the config asks for, or random ones."""
   if name not in pretrained:
     return model(config, name).init(key)
-  dtype = config.models[name].param_dtype
-  return jax.tree.map(lambda x: jnp.asarray(x, dtype), pretrained[name])
+  given = config.models[name]
+  loaded = jax.tree.map(lambda x: jnp.asarray(x, given.param_dtype), pretrained[name])
+  if given.lora_rank:
+    return lora.with_factors(loaded, model(config, name).init(key))
+  return dict(loaded, layers=lora.int8(loaded["layers"])) if given.weights == "int8" else loaded
 
 
-def init(config, tx: optax.GradientTransformation, *, teacher: bool = True) -> Callable:
-  """(key, pretrained) -> state {step, student, opt, ema}, frozen {teacher}.
+def init(
+  config,
+  tx: optax.GradientTransformation,
+  *,
+  teacher: bool = True,
+  others: tuple[str, ...] = (),
+) -> Callable:
+  """(key, pretrained) -> state {step, student, opt, ema}, frozen {teacher, and the others named}.
 
   With `teacher=False` a teacher is there only if the config names its folder: for evals.
   """
   _check_vocabulary(config)
+  if config.models.student.weights != "float":
+    raise ConfigError("models.student.weights: a student learns, so its weights are 'float'.")
+  tx = lora.of_factors(config, tx)
 
   def init(key, pretrained):
     student_key, teacher_key = jax.random.split(key)
@@ -110,7 +151,10 @@ def init(config, tx: optax.GradientTransformation, *, teacher: bool = True) -> C
     state = dict(step=jnp.int32(0), student=student, opt=tx.init(student), ema=averages)
     if not teacher and "teacher" not in pretrained:
       return state, {}
-    return state, dict(teacher=params(config, "teacher", teacher_key, pretrained))
+    frozen = dict(teacher=params(config, "teacher", teacher_key, pretrained))
+    for i, name in enumerate(others):
+      frozen[name] = params(config, name, jax.random.fold_in(teacher_key, i), pretrained)
+    return state, frozen
 
   return init
 
@@ -120,7 +164,13 @@ def update(
 ) -> tuple[State, Metrics]:
   """One step of the student on `loss` (see `method.minimize`), its averages and the step number."""
   student, opt, metrics = minimize(
-    tx, loss, state["student"], state["opt"], batch, key, microbatches=config.microbatches
+    lora.of_factors(config, tx),
+    loss,
+    state["student"],
+    state["opt"],
+    batch,
+    key,
+    microbatches=config.microbatches,
   )
   averages = optim.ema_update(config.ema, state["ema"], student, state["step"])
   new = dict(step=state["step"] + 1, student=student, opt=opt, ema=averages)
@@ -129,17 +179,23 @@ def update(
 
 def _check_vocabulary(config) -> None:
   """Refuses token ids that a model has no row for, or that mean something else to it."""
-  tokens = tokenizer.load(config.data.tokenizer)
+  if config.data.teacher_tokenizer and config.data.name != "two_tokenizers":
+    raise ConfigError(f"data.name {config.data.name!r} has no data.teacher_tokenizer: leave it ''.")
   for name, path in config.pretrained.items():
+    used = tokenizer_of(config, name)
+    key = "data.tokenizer" if used == config.data.tokenizer else "data.teacher_tokenizer"
+    tokens = tokenizer.load(used)
     size = pretrained_lib.architecture(config, name).vocab_size
+    own = tokenizer.file(str(pretrained_lib.folder(path))) if path else None
+    if own and tokenizer.load(str(own)).fingerprint == tokens.fingerprint:
+      continue  # which may know ids of other modalities that the model has no row for
     if tokens.vocab_size > size:
       raise ConfigError(
-        f"data.tokenizer has {tokens.vocab_size} tokens, the {name} a vocabulary of {size}: set "
+        f"{key} has {tokens.vocab_size} tokens, the {name} a vocabulary of {size}: set "
         f"models.{name}.vocab_size, or use the {name}'s own tokenizer."
       )
-    own = pretrained_lib.folder(path) / "tokenizer.json" if path else None
-    if own and own.exists() and tokenizer.load(str(own)).fingerprint != tokens.fingerprint:
+    if own:
       raise ConfigError(
-        f"data.tokenizer {config.data.tokenizer!r} is not the tokenizer of the {name}, {own}: "
+        f"{key} {used!r} is not the tokenizer of the {name}, {own}: "
         "token ids would mean other text to it."
       )

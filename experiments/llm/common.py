@@ -28,9 +28,23 @@ def base(arg=None, method=None, **defaults):
   config.data.source = "stdlib"  # stdlib | a file | a folder | tfds:NAME
   config.data.field = "text"  # of a TFDS example
   config.data.tokenizer = TEACHER  # bytes | a tokenizer.json | a folder with one
+  config.data.teacher_tokenizer = ""  # where it is not the student's (data.name two_tokenizers)
   config.data.seq_len = 256
+  config.data.teacher_seq_len = 128  # the same in tokens of a teacher_tokenizer
+  config.data.targets = "completion"  # of prompts and completions: completion | all
+  config.data.domains = 8  # folders of the source, for data.domains
+  config.data.cache = ConfigDict()  # what a teacher thinks of the rows, for data.cached_text
+  config.data.cache.folder = ""  # "": one in cache_dir, found by its content
+  config.data.cache.kind = "top_k"  # top_k | sampled: ids drawn at random
+  config.data.cache.k = 64  # ids, or draws, of each token
+  config.data.cache.bits = 12  # of a log-probability, 2 to 24
+  config.data.cache.hidden = ""  # "" | float16 | bfloat16: the last hidden states too
+  config.data.cache.rows = 0  # so many, spread evenly over the text; 0: all
+  config.data.cache.rows_per_shard = 512
   config.batch_size = 16
   config.evals = ("language",)
+  config.eval_prompts = ""  # a jsonl file with prompt and completion; "": held-out text
+  config.eval_tokens = 64  # that the student writes after each prompt
 
   config.pretrained = ConfigDict(dict(teacher=TEACHER, student=STUDENT))
   config.models = ConfigDict()  # of models that start from random weights; dtypes and remat of all
@@ -44,7 +58,10 @@ def base(arg=None, method=None, **defaults):
 
   config.sharding.state = SHARDING
   config.sharding.frozen = SHARDING
+  config.method.teachers = ConfigDict(dict(teacher=1.0))  # names in `models`, and their weights
   config.method.alpha = 1.0  # weight of the divergence; the rest is cross-entropy
+  config.method.alpha_end = None  # at the last step, in a straight line; None: alpha
+  config.method.logits = 0.0  # weight of the squared error of the logits
   config.method.on_policy = 0.0  # how often the student writes the continuation itself
   config.method.prompt = 64  # tokens of the data that it continues
   config.method.temperature = 1.0  # of its sampling
@@ -52,8 +69,10 @@ def base(arg=None, method=None, **defaults):
   config.divergence.kind = ConfigDict()  # handed to losses.divergences.named
   config.divergence.kind.name = "forward_kl"
   config.divergence.kind.temperature = 1.0
-  config.divergence.kind.beta = 0.5  # of generalized_js, the teacher's weight in the mixture
+  config.divergence.kind.beta = 0.5  # of generalized_js, the teacher's weight; of alpha_beta
+  config.divergence.kind.alpha = 0.5  # of alpha_beta
   config.divergence.kind.skew = 0.1  # of skew_forward_kl and skew_reverse_kl
+  config.divergence.temperature_end = None  # at the last step of kd; None: kind.temperature
   config.divergence.chunk = 1024  # tokens whose logits exist at a time
   return config.lock()  # from here on a misspelt key is an error
 
@@ -86,4 +105,5 @@ def smoke(config):
     model.mlp_width = 32
   config.divergence.chunk = 32
   config.method.prompt = 8
+  config.eval_tokens = 8
   return config

@@ -138,3 +138,117 @@ def test_mistakes_are_one_line_with_the_path(trained, tmp_path, content, says):
     tokenizer.load(str(tmp_path))
   message = str(error.value)
   assert says in message and str(tmp_path) in message and "\n" not in message
+
+
+def write_pieces(folder, **settings):
+  """A tokenizer.json of Gemma's kind: "▁" for a space, bytes for what it has no piece for."""
+  from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers
+
+  words = ["<pad>", "<eos>", "<bos>", "<turn>", *(f"<0x{i:02X}>" for i in range(256))]
+  words += ["▁", "a", "b", "é", "▁a", "▁ab"]
+  ids = {word: i for i, word in enumerate(words)}
+  rust = Tokenizer(models.BPE(ids, [("▁", "a"), ("▁a", "b")], byte_fallback=True))
+  rust.normalizer = normalizers.Replace(" ", "▁")
+  rust.decoder = decoders.Sequence(
+    [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()]
+  )
+  rust.add_special_tokens([AddedToken(w, normalized=False) for w in words[:4]])
+  rust.add_tokens([AddedToken("\n\n", normalized=False)])
+  folder.mkdir(exist_ok=True)
+  rust.save(str(folder / "tokenizer.json"))
+  (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+  return tokenizer.load(str(folder))
+
+
+PIECES = dict(bos_token="<bos>", eos_token=dict(content="<eos>"), add_bos_token=True)
+
+
+def test_pieces_stand_for_the_bytes_of_their_text(tmp_path):
+  pieces = write_pieces(tmp_path, **PIECES)
+  assert (pieces.begin, pieces.end) == (2, 1)
+  for text, ids in zip(TEXTS, pieces.encode(TEXTS), strict=True):
+    assert pieces.decode(ids.tolist()) == text
+    assert pieces.token_bytes[ids].sum() == len(text.encode()), text
+    assert not {0, 1, 2, 3} & set(ids.tolist())
+  assert [len(ids) for ids in pieces.encode([" ab", "é", "日", "\n\n"])] == [1, 1, 3, 1]
+  assert pieces.encode(["<turn>a"], special=True)[0].tolist() == [3, 261]
+
+
+@pytest.mark.parametrize(
+  "files, end",
+  [
+    (dict(tokenizer_config=dict(eos_token="<eos>")), 1),
+    (dict(tokenizer_config=dict(eos_token="<eos>"), config=dict(eos_token_id=0)), 0),
+    (dict(config=dict(eos_token_id=0), generation_config=dict(eos_token_id=[3, 0])), 3),
+  ],
+)
+def test_the_end_is_what_the_model_s_files_say(files, end, tmp_path):
+  write_pieces(tmp_path, **PIECES)
+  for name in ("tokenizer_config", *files):
+    (tmp_path / f"{name}.json").write_text(json.dumps(files.get(name, {})))
+  (tmp_path / "tokenizer.json").touch()  # another version of the file
+  assert tokenizer.load(str(tmp_path)).end == end
+
+
+TEMPLATE = (
+  "{{ bos_token }}{% for m in messages %}\n<turn>{{ m['role'] }}\n{{ m['content'] }}{% endfor %}"
+  "{% if add_generation_prompt %}<turn>model{% endif %}"
+)
+
+
+@pytest.mark.parametrize("where", ["string", "list", "file"])
+def test_a_chat_is_written_by_the_template_of_the_model(where, tmp_path):
+  template = dict(string=TEMPLATE, list=[dict(name="default", template=TEMPLATE)]).get(where)
+  pieces = write_pieces(tmp_path, **PIECES, chat_template=template)
+  if where == "file":
+    (tmp_path / "chat_template.jinja").write_text(TEMPLATE)
+    (tmp_path / "tokenizer.json").touch()
+    pieces = tokenizer.load(str(tmp_path))
+  said = [dict(role="user", content="a")]
+  assert pieces.chat(said, add_generation_prompt=True) == "<bos><turn>user\na<turn>model"
+
+
+@pytest.mark.parametrize(
+  "template, says",
+  [
+    (None, "comes with no chat template"),
+    ("{{ messages.append(1) }}", "its chat template says: "),  # the sandbox
+    ("{{ messages.__class__.__mro__ }}", "its chat template says: "),
+    ("{{ raise_exception('roles must alternate') }}", "roles must alternate"),
+    ("{% if %}", "its chat template says: "),
+  ],
+)
+def test_a_template_that_fails_or_reaches_out_is_one_line(template, says, tmp_path):
+  pieces = write_pieces(tmp_path, **PIECES, chat_template=template)
+  with pytest.raises(ConfigError) as error:
+    pieces.chat([dict(role="user", content="a")])
+  assert says in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_sentencepiece_model_is_read_by_its_library(tmp_path):
+  sentencepiece = pytest.importorskip("sentencepiece")
+  (tmp_path / "text").write_text("the cat sat on the mat\n" * 50)
+  sentencepiece.SentencePieceTrainer.train(
+    input=str(tmp_path / "text"),
+    model_prefix=str(tmp_path / "tokenizer"),
+    vocab_size=300,
+    model_type="bpe",
+    byte_fallback=True,
+    add_dummy_prefix=False,
+    remove_extra_whitespaces=False,
+    normalization_rule_name="identity",
+    hard_vocab_limit=False,
+    minloglevel=2,
+  )
+  pieces = tokenizer.load(str(tmp_path))
+  assert (pieces.begin, pieces.end) == (1, 2)
+  for text, ids in zip(TEXTS, pieces.encode(TEXTS), strict=True):
+    assert pieces.decode(ids.tolist()) == text
+    assert pieces.token_bytes[ids].sum() == len(text.encode()), text
+  (tmp_path / "tokenizer.model").write_bytes(b"no model")
+  with pytest.raises(ConfigError, match="is not a SentencePiece model"):
+    tokenizer.load(str(tmp_path))
+
+
+def test_a_file_is_read_once(trained):
+  assert tokenizer.load(str(trained)) is tokenizer.load(str(trained))

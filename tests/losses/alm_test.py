@@ -41,3 +41,23 @@ def test_certain_and_impossible_chunks_are_finite(x):
 def test_log1mexp():
   x = np.array([-1e-6, -0.1, -0.7, -3.0, -20.0])
   np.testing.assert_allclose(alm.log1mexp(jnp.array(x)), np.log(-np.expm1(x)), rtol=2e-5)
+
+
+def test_numbered_chunks_are_those_of_the_matrix():
+  random = np.random.default_rng(0)
+  log_probs, following = (jnp.asarray(-random.exponential(size=(2, 9))) for _ in range(2))
+  chunks = jnp.array([[-1, 0, 0, 1, 2, 2, 2, 4, 9], [0, 1, 2, 3, 4, 5, 5, 5, 5]])
+  matrix = chunks[..., None] == jnp.arange(5)
+  for extra in (None, following):
+    np.testing.assert_allclose(
+      alm.numbered_chunk_log_likelihoods(log_probs, chunks, count=5, next_log_probs=extra),
+      alm.chunk_log_likelihoods(log_probs, matrix, next_log_probs=extra),
+      rtol=1e-6,
+    )
+
+
+def test_chunks_whose_end_does_not_count_join_the_next():
+  chunks = jnp.array([[-1, 0, 0, 1, 2, 2, 3, 5]])
+  ends = jnp.array([[True, False, True, False, True]])
+  np.testing.assert_array_equal(alm.merge_chunks(chunks, ends), [[-1, 0, 0, 1, 1, 1, 2, 5]])
+  np.testing.assert_array_equal(alm.merge_chunks(chunks, jnp.ones_like(ends)), chunks)

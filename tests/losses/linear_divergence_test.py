@@ -18,6 +18,13 @@ from distill_jax.losses.linear_divergence import (
   linear_divergence_sum,
 )
 from distill_jax.losses.log_probs import token_log_probs
+from distill_jax.losses.sparse import top_k_divergence
+from distill_jax.losses.taid import taid_target
+
+
+def taid(student, teacher, where=None):
+  return d.forward_kl(student, taid_target(student, teacher, 0.4), where=where)
+
 
 DIVERGENCES = {
   "forward_kl": d.forward_kl,
@@ -26,6 +33,13 @@ DIVERGENCES = {
   "skew_forward_kl": d.skew_forward_kl,
   "skew_reverse_kl": d.skew_reverse_kl,
   "total_variation": d.total_variation,
+  "symmetric_kl": d.symmetric_kl,
+  "adaptive_kl": d.adaptive_kl,
+  "alpha_beta": partial(d.alpha_beta, alpha=0.2, beta=0.7),
+  "logit_mse": d.logit_mse,
+  "taid": taid,
+  "top_k_and_tail": partial(top_k_divergence, d.forward_kl, k=5),
+  "top_k_renormalised": partial(top_k_divergence, d.reverse_kl, k=5, rest="drop"),
 }
 
 

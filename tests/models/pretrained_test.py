@@ -79,7 +79,7 @@ def test_saving_rounds_to_the_dtype_that_is_asked_for(tmp_path, dtype):
 def test_the_folder_holds_the_architecture_and_the_run_the_rest(saved):
   path, arch = saved
   stored = json.loads((path / "config.json").read_text())
-  assert set(stored) == set(arch.keys()) - {"dtype", "param_dtype", "remat", "attention"}
+  assert set(stored) == set(arch.keys()) - set(pretrained.RUN_KEYS)
   config = config_of(path, layers=7, dtype="float32", remat="dots", param_dtype="bfloat16")
   got = pretrained.architecture(config, "student")
   expected = {**arch.to_dict(), "dtype": "float32", "remat": "dots", "param_dtype": "bfloat16"}

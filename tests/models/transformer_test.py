@@ -12,6 +12,9 @@ from distill_jax.models import transformer
 
 FAMILIES = dict(
   llama=dict(kv_heads=2, tie_embeddings=False),
+  llama3=dict(
+    kv_heads=2, rope_theta=50.0, rope_scaling="llama3", rope_factor=8.0, rope_original=16
+  ),
   qwen2=dict(kv_heads=1, qkv_bias=True),
   qwen3=dict(kv_heads=2, qk_norm=True),
   mistral=dict(kv_heads=2, sliding_window=3, tie_embeddings=False),
@@ -35,12 +38,16 @@ FAMILIES = dict(
     qk_norm=True,
     sliding_window=4,
     sliding_pattern=2,
-    rope_theta=1e6,
+    rope_theta=1e2,
     rope_local_theta=1e4,
+    rope_scaling="linear",
+    rope_factor=8.0,
+    query_scalar=9.0,
   ),
+  gpt2=dict(kind="gpt2", activation="gelu", max_positions=8),
 )
 every_family = pytest.mark.parametrize("family", FAMILIES)
-telling_families = pytest.mark.parametrize("family", ["llama", "gemma2", "gemma3"])
+telling_families = pytest.mark.parametrize("family", ["llama", "gemma2", "gemma3", "gpt2"])
 
 
 def small(**changes):
@@ -75,8 +82,12 @@ def slow_logits(config, params, tokens):
   """One sequence [T] -> logits [T, V], in float64, a query at a time."""
   params = jax.tree.map(lambda x: np.asarray(x, np.float64), params)
   plus = 1.0 if config.norm_plus_one else 0.0
+  gpt2 = config.kind == "gpt2"
 
-  def norm(x, weight):
+  def norm(x, weight, bias=None):
+    if bias is not None:
+      x = x - x.mean(-1, keepdims=True)
+      return x / np.sqrt(np.mean(x**2, -1, keepdims=True) + config.norm_eps) * weight + bias
     return x / np.sqrt(np.mean(x**2, -1, keepdims=True) + config.norm_eps) * (weight + plus)
 
   def cap(x, c):
@@ -87,25 +98,39 @@ def slow_logits(config, params, tokens):
       return x / (1 + np.exp(-x))
     return 0.5 * x * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3)))
 
-  def rotate(x, position, theta):
+  def rotate(x, position, theta, scaled):
     half = config.head_dim // 2
-    turn = np.exp(1j * position * theta ** (-np.arange(half) / half))
+    rate = theta ** (-np.arange(half) / half)
+    if scaled and config.rope_scaling == "linear":
+      rate = rate / config.rope_factor
+    if scaled and config.rope_scaling == "llama3":
+      wave, low, high = 2 * np.pi / rate, config.rope_low, config.rope_high
+      smooth = (config.rope_original / wave - low) / (high - low)
+      between = (1 - smooth) * rate / config.rope_factor + smooth * rate
+      rate = np.where(
+        wave < config.rope_original / high,
+        rate,
+        np.where(wave > config.rope_original / low, rate / config.rope_factor, between),
+      )
+    turn = np.exp(1j * position * rate)
     pairs = (x[:half] + 1j * x[half:]) * turn
     return np.concatenate([pairs.real, pairs.imag])
 
   x = params["embed"]["tokens"][np.asarray(tokens)]
   x = x * np.sqrt(config.width) if config.scale_embeddings else x
+  x = x + params["embed"]["positions"][: len(x)] if gpt2 else x
   group = config.heads // config.kv_heads
   for i in range(config.layers):
     p = {name: w[i] for name, w in params["layers"].items()}
     last = config.sliding_pattern and (i + 1) % config.sliding_pattern == 0
     slides = config.sliding_window and not last
-    theta = (slides and config.rope_local_theta) or config.rope_theta
-    y = norm(x, p["attention_norm"])
+    local = slides and config.rope_local_theta
+    theta = local or config.rope_theta
+    y = norm(x, p["attention_norm"], p.get("attention_norm_bias"))
     mixed = np.zeros_like(x)
     for h in range(config.heads):
       q, k, v = y @ p["query"][:, h], y @ p["key"][:, h // group], y @ p["value"][:, h // group]
-      if config.qkv_bias:
+      if config.qkv_bias or gpt2:
         q, k = q + p["query_bias"][h], k + p["key_bias"][h // group]
         v = v + p["value_bias"][h // group]
       if config.qk_norm:
@@ -113,16 +138,24 @@ def slow_logits(config, params, tokens):
       for t in range(len(x)):
         first = max(0, t - config.sliding_window + 1) if slides else 0
         seen = range(first, t + 1)
-        scores = [rotate(q[t], t, theta) @ rotate(k[s], s, theta) for s in seen]
-        scores = cap(np.array(scores) / np.sqrt(config.head_dim), config.attention_softcap)
+        turn = (lambda x, at: x) if gpt2 else lambda x, at: rotate(x, at, theta, not local)
+        scores = np.array([turn(q[t], t) @ turn(k[s], s) for s in seen])
+        scores = cap(
+          scores / np.sqrt(config.query_scalar or config.head_dim), config.attention_softcap
+        )
         weights = np.exp(scores) / np.exp(scores).sum()
         mixed[t] += weights @ v[first : t + 1] @ p["output"][h]
+    mixed = mixed + p["output_bias"] if gpt2 else mixed
     x = x + (norm(mixed, p["post_attention_norm"]) if config.sandwich_norms else mixed)
-    y = norm(x, p["mlp_norm"])
-    y = (activation(y @ p["gate"]) * (y @ p["up"])) @ p["down"]
+    y = norm(x, p["mlp_norm"], p.get("mlp_norm_bias"))
+    if gpt2:
+      y = activation(y @ p["up"] + p["up_bias"]) @ p["down"] + p["down_bias"]
+    else:
+      y = (activation(y @ p["gate"]) * (y @ p["up"])) @ p["down"]
     x = x + (norm(y, p["post_mlp_norm"]) if config.sandwich_norms else y)
   head = params["embed"]["tokens"].T if config.tie_embeddings else params["head"]
-  return cap(norm(x, params["final_norm"]) @ head, config.logit_softcap)
+  x = norm(x, params["final_norm"], params.get("final_norm_bias"))
+  return cap(x @ head, config.logit_softcap)
 
 
 @every_family
@@ -234,8 +267,57 @@ def test_packed_sequences_do_not_see_each_other(family):
   positions = np.repeat([[0, 1, 2, 0, 1, 2, 3, 4]], 2, axis=0)
   restarted = model.hidden(params, packed, positions=positions, segment_ids=segments)
   np.testing.assert_allclose(restarted, apart, atol=1e-5)
-  running = model.hidden(params, packed, segment_ids=segments)  # rotations are relative
-  np.testing.assert_allclose(running, apart, atol=1e-4)
+  if family != "gpt2":  # rotations are relative
+    running = model.hidden(params, packed, segment_ids=segments)
+    np.testing.assert_allclose(running, apart, atol=1e-4)
+
+
+@telling_families
+def test_features_are_those_of_the_layers(family):
+  """Each layer alone, run on the residual before it, gives its own features."""
+  config, model, params = build(family)
+  tokens = draw_tokens()
+  run = jax.jit(functools.partial(transformer.make(config).hidden, features=True))
+  hidden, values = run(params, tokens)
+  np.testing.assert_array_equal(hidden, model.hidden(params, tokens))
+  heads, keys, size = config.heads, config.kv_heads, config.head_dim
+  widths = dict(residual=(16,), query=(heads, size), key=(keys, size), value=(keys, size))
+  widths |= dict(heads=(heads, size), units=(24,))
+  assert {k: v.shape for k, v in values.items()} == {k: (2, 2, 8, *w) for k, w in widths.items()}
+  layers = params["layers"]
+  down = np.einsum("lbtf,lfd->lbtd", values["units"], layers["down"])
+  output = np.einsum("lbthk,lhkd->lbtd", values["heads"], layers["output"])
+  if config.kind == "gpt2":
+    down, output = (
+      down + layers["down_bias"][:, None, None],
+      output + layers["output_bias"][:, None, None],
+    )
+  if config.sandwich_norms:
+    down = rms(config, down) * (layers["post_mlp_norm"][:, None, None] + config.norm_plus_one)
+    output = rms(config, output) * (
+      layers["post_attention_norm"][:, None, None] + config.norm_plus_one
+    )
+  step = values["residual"][1] - values["residual"][0]
+  np.testing.assert_allclose(step, (down + output)[1], atol=2e-5)
+  if config.kind == "llama" and not config.qk_norm:
+    y = rms(config, values["residual"][0]) * (layers["attention_norm"][1] + config.norm_plus_one)
+    for name in ("query", "key", "value"):
+      expected = np.einsum("btd,dhk->bthk", y, layers[name][1])
+      np.testing.assert_allclose(values[name][1], expected, atol=2e-5)
+
+
+def rms(config, x):
+  return x / np.sqrt(np.mean(np.square(x), -1, keepdims=True) + config.norm_eps)
+
+
+def test_layers_that_see_all_can_be_named():
+  named = small(layers=3, sliding_window=3, full_layers=(2,))
+  every = small(layers=3, sliding_window=3, sliding_pattern=3)
+  params = transformer.make(every).init(jax.random.key(0))
+  a, b = (transformer.make(c).hidden(params, draw_tokens()) for c in (named, every))
+  np.testing.assert_array_equal(a, b)
+  slides = transformer.make(small(layers=3, sliding_window=3)).hidden(params, draw_tokens())
+  assert (np.asarray(slides) != a).any()
 
 
 @functools.cache
@@ -333,6 +415,9 @@ def test_eight_devices_give_what_one_gives():
     (dict(dtype="bf16"), "dtype must be one of float32, bfloat16, got 'bf16'"),
     (dict(attention="flash"), "attention must be one of xla, cudnn"),
     (dict(sliding_pattern=2), "need a sliding_window"),
+    (dict(full_layers=(1,)), "need a sliding_window"),
+    (dict(kind="bert"), "kind must be one of llama, gpt2, got 'bert'"),
+    (dict(rope_scaling="yarn"), "rope_scaling must be one of none, linear, llama3, got 'yarn'"),
     (dict(attention="cudnn", attention_softcap=5.0), "needs attention 'xla'"),
   ],
 )

@@ -1,0 +1,195 @@
+"""Divergences and methods for language models at one budget, one learning rate, one warm start.
+
+Run:   python -m distill_jax.tables experiments/tables/llm_divergences.py --workdir
+         runs/llm_divergences --seeds 3
+       `:gemma` asks for Gemma 3 270M and a pruned copy of it instead (`make gemma` first), and
+       leaves out what generates text; `:smoke` is a matter of minutes, on random models.
+Takes: NOT YET MEASURED
+"""
+
+from distill_jax.config import parse_arg
+from distill_jax.tables import Claim, Column, Row, Table
+
+BITS, KL, REVERSE = "language/bits_per_byte", "language/teacher_kl", "language/reverse_kl"
+OWN = "own_text/reverse_kl"
+TEACHER = "pretrained.student=distill_jax/assets/stdlib_teacher"
+BUDGET = ("batch_size=8", "steps=100", "eval_every=100", "save_every=100", "eval_batches=8")
+
+
+def get_table(arg=None):
+  words = parse_arg(arg, smoke=False, gemma=False)
+  return _gemma(words.smoke) if words.gemma else _stdlib(words.smoke)
+
+
+def _row(name, experiment, word="", *overrides, smoke, budget=BUDGET, **kwargs):
+  words = ",".join(w for w in ("smoke" if smoke else "", word) if w)
+  path = f"experiments/llm/{experiment}.py" + (f":{words}" if words else "")
+  return Row(name, path, overrides if smoke else (*budget, *overrides), **kwargs)
+
+
+def _divergences(experiment, smoke, budget):
+  """Rows of `llm.kd` that differ by the divergence alone."""
+
+  def row(name, divergence, *overrides):
+    word = f"divergence={divergence}"
+    return _row(name, experiment, word, *overrides, smoke=smoke, budget=budget)
+
+  return (
+    row("forward KL", "forward_kl"),
+    row("reverse KL", "reverse_kl"),
+    row("Jensen-Shannon", "generalized_js"),
+    row("skewed forward KL", "skew_forward_kl"),
+    row("skewed reverse KL", "skew_reverse_kl"),
+    row("total variation", "total_variation"),
+    row("adaptive KL", "adaptive_kl"),
+    row("alpha-beta", "alpha_beta", "divergence.kind.alpha=0.2", "divergence.kind.beta=0.7"),
+  )
+
+
+def _stdlib(smoke):
+  def row(name, experiment, word="", *overrides, **kwargs):
+    return _row(name, experiment, word, *overrides, smoke=smoke, **kwargs)
+
+  own = 'evals=("language", "own_text")'
+  still = ("steps=0",)
+  return Table(
+    title="2.2M parameters (T) distilled into 0.4M (S), 205k tokens of the standard library",
+    rows=(
+      row("teacher", "sft", "", *(still if smoke else (TEACHER, *still)), reference=True),
+      row("warm start", "sft", "", *still, reference=True),
+      row("cross-entropy", "sft"),
+      *_divergences("kd", smoke, BUDGET),
+      row("TAID", "taid"),
+      row("hidden states and relations", "kd_hidden"),
+      row("cached top 64 and tail", "cached_kd", "loss=tail", own),
+      row("sequence-level KD", "seqkd"),
+      row("on-policy GKD", "gkd"),
+      row("DistiLLM", "distillm"),
+      row("DistiLLM-2", "distillm2"),
+    ),
+    columns=(
+      Column(BITS, "bits per byte", ".4f", "lower"),
+      Column(KL, "KL(T ‖ S)", ".4f", "lower"),
+      Column(REVERSE, "KL(S ‖ T)", ".4f", "lower"),
+      Column(OWN, "KL(S ‖ T), own text", ".4f", "lower"),
+      Column("language/top1", "top-1 agreement", ".2%", "higher"),
+      Column("train/tokens_per_s", "tokens/s", ",.0f"),
+      Column("train/seconds", "seconds", ",.0f"),
+    ),
+    claims=_CLAIMS,
+  )
+
+
+def _gemma(smoke):
+  budget = ("steps=60", "eval_every=60", "eval_batches=4")
+  still = ("steps=0",)
+  return Table(
+    title="Gemma 3 270M (T) distilled into a copy of itself with 14 of 18 layers (S)",
+    rows=(
+      _row("pruned", "gemma3_270m", "", *still, smoke=smoke, budget=budget[2:], reference=True),
+      *_divergences("gemma3_270m", smoke, budget),
+    ),
+    columns=(
+      Column(BITS, "bits per byte", ".4f", "lower"),
+      Column(KL, "KL(T ‖ S)", ".4f", "lower"),
+      Column(REVERSE, "KL(S ‖ T)", ".4f", "lower"),
+      Column("language/top1", "top-1 agreement", ".2%", "higher"),
+      Column("train/tokens_per_s", "tokens/s", ",.0f"),
+      Column("train/seconds", "seconds", ",.0f"),
+    ),
+  )
+
+
+_CLAIMS = (
+  Claim(
+    "Soft targets teach more than the data alone at equal student tokens",
+    "Hinton et al., arXiv:1503.02531",
+    row="forward KL",
+    than="cross-entropy",
+    metric=BITS,
+  ),
+  Claim(
+    "Reverse KL does not spread over what the teacher rules out: closer on text of its own",
+    "Gu et al., arXiv:2306.08543",
+    row="reverse KL",
+    than="forward KL",
+    metric=OWN,
+  ),
+  Claim(
+    "Skewed reverse KL optimises more stably than reverse KL: lower reverse KL in the end",
+    "Ko et al., arXiv:2402.03898",
+    row="skewed reverse KL",
+    than="reverse KL",
+    metric=REVERSE,
+  ),
+  Claim(
+    "Skewed forward KL is better than forward KL",
+    "Ko et al., arXiv:2402.03898",
+    row="skewed forward KL",
+    than="forward KL",
+    metric=OWN,
+  ),
+  Claim(
+    "Symmetric divergences beat forward KL: Jensen-Shannon",
+    "Wen et al., arXiv:2307.15190",
+    row="Jensen-Shannon",
+    than="forward KL",
+    metric=OWN,
+  ),
+  Claim(
+    "and total variation",
+    "Wen et al., arXiv:2307.15190",
+    row="total variation",
+    than="forward KL",
+    metric=OWN,
+  ),
+  Claim(
+    "Adaptive KL, led by where the two differ, beats forward KL",
+    "Wu et al., arXiv:2404.02657",
+    row="adaptive KL",
+    than="forward KL",
+    metric=OWN,
+  ),
+  Claim(
+    "alpha = 0.2, beta = 0.7 beats forward KL",
+    "Wang et al., arXiv:2505.04560",
+    row="alpha-beta",
+    than="forward KL",
+    metric=OWN,
+  ),
+  Claim(
+    "A target that moves towards the teacher beats the teacher as target",
+    "Shing et al., arXiv:2501.16937",
+    row="TAID",
+    than="forward KL",
+    metric=BITS,
+  ),
+  Claim(
+    "Hidden states and relations add to the outputs' divergence",
+    "Jiao et al., arXiv:1909.10351",
+    row="hidden states and relations",
+    than="forward KL",
+    metric=KL,
+  ),
+  Claim(
+    "On text of its own, on-policy training beats training on given text",
+    "Agarwal et al., arXiv:2306.13649",
+    row="on-policy GKD",
+    than="Jensen-Shannon",
+    metric=OWN,
+  ),
+  Claim(
+    "Adaptive off-policy training with replay is no worse than on-policy GKD, and cheaper",
+    "Ko et al., arXiv:2402.03898",
+    row="DistiLLM",
+    than="on-policy GKD",
+    metric=OWN,
+  ),
+  Claim(
+    "A loss for the teacher's text and one for the student's beat one for both",
+    "Ko et al., arXiv:2503.07067",
+    row="DistiLLM-2",
+    than="DistiLLM",
+    metric=OWN,
+  ),
+)
