@@ -26,7 +26,8 @@ DATA = ["tensorflow-datasets>=4.9.9,<5", "importlib_resources>=6"]  # tfds 4.9.1
 PRETRAINED = ["gguf>=0.17,<0.20", "sentencepiece>=0.2,<0.3", "jinja2>=3.1,<4", "qwix>=0.1.8,<0.2"]
 TPU = ["jax[tpu]>=0.10.2,<0.11"]  # brings the libtpu that belongs to this jax
 NOTEBOOKS = ["nbclient>=0.10,<1", "nbformat>=5.10,<6", "ipykernel>=6.29,<8"]
-TEST = ["pytest>=8,<10", "pytest-xdist>=3.6,<4", *DATA, *NOTEBOOKS, *PRETRAINED]
+LM_EVAL = ["lm_eval>=0.4.13,<0.5"]
+TEST = ["pytest>=8,<10", "pytest-xdist>=3.6,<4", *DATA, *NOTEBOOKS, *PRETRAINED, *LM_EVAL]
 
 setup(
   name="distill_jax",
@@ -42,7 +43,7 @@ setup(
   extras_require={
     "data": DATA,
     "pretrained": PRETRAINED,
-    "lm_eval": ["lm_eval>=0.4.13,<0.5"],
+    "lm_eval": LM_EVAL,
     "parity": [*PRETRAINED, "torch>=2.8,<3", "transformers>=5,<6"],
     "tpu": TPU,
     "cuda": ["jax[cuda13]>=0.10.2,<0.11"],

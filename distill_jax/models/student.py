@@ -6,6 +6,7 @@ segments int[B, T + 1] too, a number for each document of a row: attention stays
 positions count from its start.
 """
 
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -178,7 +179,8 @@ def update(
 
 
 def _check_vocabulary(config) -> None:
-  """Refuses token ids that a model has no row for, or that mean something else to it."""
+  """Refuses token ids that a model has no row for, or that mean something else to it, and says
+  which of a model's ids are padding."""
   if config.data.teacher_tokenizer and config.data.name != "two_tokenizers":
     raise ConfigError(f"data.name {config.data.name!r} has no data.teacher_tokenizer: leave it ''.")
   for name, path in config.pretrained.items():
@@ -186,6 +188,9 @@ def _check_vocabulary(config) -> None:
     key = "data.tokenizer" if used == config.data.tokenizer else "data.teacher_tokenizer"
     tokens = tokenizer.load(used)
     size = pretrained_lib.architecture(config, name).vocab_size
+    if size > tokens.vocab_size and jax.process_index() == 0:
+      padding = f"ids {tokens.vocab_size} to {size - 1} of its vocabulary are padding"
+      print(f"{name}: {padding}, -inf wherever its logits are used", file=sys.stderr)
     own = tokenizer.file(str(pretrained_lib.folder(path))) if path else None
     if own and tokenizer.load(str(own)).fingerprint == tokens.fingerprint:
       continue  # which may know ids of other modalities that the model has no row for

@@ -13,7 +13,14 @@ from distill_jax.tables import Claim, Column, Row, Table
 BITS, KL, REVERSE = "language/bits_per_byte", "language/teacher_kl", "language/reverse_kl"
 OWN = "own_text/reverse_kl"
 TEACHER = "pretrained.student=distill_jax/assets/stdlib_teacher"
-BUDGET = ("batch_size=8", "steps=100", "eval_every=100", "save_every=100", "eval_batches=8")
+BUDGET = (
+  "batch_size=8",
+  "steps=100",
+  "eval_every=100",
+  "save_every=100",
+  "eval_batches=8",
+  "models.student.remat=dots",
+)
 
 
 def get_table(arg=None):
