@@ -39,8 +39,9 @@ def bigram(logits):
     init_cache=lambda batch, length: {},
     head=lambda params: jnp.eye(len(logits)),
     logits=lambda params, hidden: hidden,
-    vocab_size=len(logits),
+    vocabulary=len(logits),
     logit_softcap=0.0,
+    tied=False,
   )
 
 

@@ -13,7 +13,12 @@ BATCH_AXES = ("data", "fsdp")  # mesh axes over which the first axis of the hidd
 
 
 def scan(
-  position_loss: Callable, student: tuple, rest: tuple, weights: jax.Array | None, chunk: int
+  position_loss: Callable,
+  student: tuple,
+  rest: tuple,
+  weights: jax.Array | None,
+  tables: tuple[bool, bool],
+  chunk: int,
 ) -> tuple[jax.Array, Any]:
   """The loss of every token and, if `weights` are given, the gradients of the weighted sum.
 
@@ -28,6 +33,7 @@ def scan(
     rest: None or the teacher's hidden states and head; a tuple of extras [..., ...]; None or
       bool[...], the tokens that count.
     weights: None or [...].
+    tables: whether the heads of student and teacher are [V, D] instead.
     chunk: how many tokens have products at a time, over all devices.
 
   Returns:
@@ -35,11 +41,12 @@ def scan(
   """
   axes, parts = _batch_axes(student[0].shape[0])
   if parts == 1:
-    values, grads = _local_scan(position_loss, student, rest, weights, chunk)
+    values, grads = _local_scan(position_loss, student, rest, weights, tables, chunk)
     return values, grads and (grads[0], grads[1].astype(student[1].dtype))
 
   def local(student, rest, weights):
-    values, grads = _local_scan(position_loss, student, rest, weights, max(1, chunk // parts))
+    size = max(1, chunk // parts)
+    values, grads = _local_scan(position_loss, student, rest, weights, tables, size)
     return values, grads and (grads[0], jax.lax.psum(grads[1], axes))
 
   (teacher, *_), rows = rest, jax.P(axes)
@@ -61,16 +68,13 @@ def _batch_axes(size: int) -> tuple[tuple[str, ...], int]:
   return (axes, parts) if size % parts == 0 else ((), 1)
 
 
-def _local_scan(position_loss, student, rest, weights, chunk) -> tuple[jax.Array, Any]:
+def _local_scan(position_loss, student, rest, weights, tables, chunk) -> tuple[jax.Array, Any]:
   hidden, head = student
   (teacher, extras, where), dtype = rest, wide(hidden.dtype)
-  # heads as [V, D], as embeddings lie: where they are tied nothing is copied
-  table = head.T.astype(hidden.dtype)
+  matrix, table = head.astype(hidden.dtype), tables[0]
   teacher_hidden: Any
-  teacher_table: Any
-  teacher_hidden, teacher_table = None, None
-  if teacher is not None:
-    teacher_hidden, teacher_table = teacher[0], teacher[1].T.astype(teacher[0].dtype)
+  teacher_head: Any
+  teacher_hidden, teacher_head = (None, None) if teacher is None else teacher
   axis = hidden.ndim - 2
   length = hidden.shape[axis]
   steps = math.ceil(length / max(1, chunk // math.prod(hidden.shape[:axis])))
@@ -95,7 +99,7 @@ def _local_scan(position_loss, student, rest, weights, chunk) -> tuple[jax.Array
     if teacher is not None:
       if where is not None:
         teacher_hidden = jnp.where(where[..., None], teacher_hidden, 0)
-      other = (_logits(teacher_hidden, teacher_table, dtype),)
+      other = (_product(teacher_hidden, teacher_head, tables[1], dtype),)
 
     def losses(products, other, extras, where, weight):
       def loss(products):
@@ -107,18 +111,19 @@ def _local_scan(position_loss, student, rest, weights, chunk) -> tuple[jax.Array
       values, pull = jax.vjp(loss, products)
       return values, pull(weight.astype(dtype))[0].astype(hidden.dtype)
 
-    arguments = _logits(hidden, table, dtype), other, extras, where, weight
+    arguments = _product(hidden, matrix, table, dtype), other, extras, where, weight
     values, slope = jax.lax.platform_dependent(
       *arguments, cpu=partial(_in_blocks, losses), default=losses
     )
     if weights is None:
       return head_grad, (values, None)
-    hidden_grad = jnp.matmul(slope, table, preferred_element_type=dtype).astype(hidden.dtype)
+    hidden_grad = _product(slope, matrix, not table, dtype).astype(hidden.dtype)
     batch = tuple(range(hidden.ndim - 1))
-    head_grad += jnp.tensordot(slope, hidden, (batch, batch), preferred_element_type=dtype)
+    pair = (slope, hidden) if table else (hidden, slope)
+    head_grad += jnp.tensordot(*pair, (batch, batch), preferred_element_type=dtype)
     return head_grad, (values, hidden_grad)
 
-  start = None if weights is None else jnp.zeros(table.shape, dtype)
+  start = None if weights is None else jnp.zeros(head.shape, dtype)
   head_grad: Any
   head_grad, (values, hidden_grad) = jax.lax.scan(step, start, jnp.arange(steps))
 
@@ -129,7 +134,7 @@ def _local_scan(position_loss, student, rest, weights, chunk) -> tuple[jax.Array
 
   if weights is None:
     return join(values), None
-  return join(values), (join(hidden_grad), head_grad.T)  # summed over devices, then rounded
+  return join(values), (join(hidden_grad), head_grad)  # summed over devices before it is rounded
 
 
 def _in_blocks(losses: Callable, products: jax.Array, *rest: Any) -> Any:
@@ -145,10 +150,10 @@ def _in_blocks(losses: Callable, products: jax.Array, *rest: Any) -> Any:
   return jax.tree.map(lambda x: x.reshape(*lead, *x.shape[2:]), joined)
 
 
-def _logits(x: jax.Array, table: jax.Array, dtype) -> jax.Array:
-  """x [..., D], table [V, D] -> [..., V]."""
-  dims = (((x.ndim - 1,), (1,)), ((), ()))
-  return jax.lax.dot_general(x, table, dims, preferred_element_type=dtype)
+def _product(x: jax.Array, matrix: jax.Array, transposed: bool, dtype) -> jax.Array:
+  """x [..., D] times a matrix [D, V], or [V, D] if `transposed` -> [..., V]."""
+  dims = (((x.ndim - 1,), (int(transposed),)), ((), ()))
+  return jax.lax.dot_general(x, matrix.astype(x.dtype), dims, preferred_element_type=dtype)
 
 
 def wide(dtype) -> Any:

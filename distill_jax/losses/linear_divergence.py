@@ -25,6 +25,7 @@ class Head(NamedTuple):
   scale: float = 1.0
   softcap: float | None = None
   vocabulary: int | None = None
+  table: bool = False  # W is given as [V, D], as embeddings lie: where it is tied to them no copy
 
 
 def linear_divergence(
@@ -50,7 +51,8 @@ def linear_divergence(
       that treats positions alone, such as those of `divergences.py` with their hyperparameters
       bound by functools.partial. It may close over arrays, as TAID does over t.
     student_hidden, teacher_hidden: [..., D] and [..., E] with the same leading axes, at least one.
-    student_head, teacher_head: [D, V] and [E, V']. The narrower is padded with impossible ids.
+    student_head, teacher_head: [D, V] and [E, V'], or transposed (see `Head.table`). The narrower
+      vocabulary is padded with impossible ids.
     extras: arrays with the leading axes of the hidden states, such as targets.
     where: bool[...], the tokens that count; the others return 0 and pass no gradient.
     chunk: how many tokens, over all devices, have logits at a time; at least one slice of T.
@@ -63,8 +65,9 @@ def linear_divergence(
     ValueError: the shapes do not fit.
   """
   position_loss = _position_loss(divergence, student, teacher)
-  rest = _rest(student_hidden, student_head, (teacher_hidden, teacher_head), extras, where)
-  return _per_token(position_loss, chunk)((student_hidden, student_head), rest)
+  tables = student.table, teacher.table
+  rest = _rest(student_hidden, student_head, (teacher_hidden, teacher_head), extras, where, tables)
+  return _per_token(position_loss, tables, chunk)((student_hidden, student_head), rest)
 
 
 def linear_divergence_sum(
@@ -93,8 +96,9 @@ def linear_divergence_sum(
   """
   position_loss = _position_loss(divergence, student, teacher)
   where = None if weights is None else weights != 0
-  rest = _rest(student_hidden, student_head, (teacher_hidden, teacher_head), extras, where)
-  return _weighted_sum(position_loss, chunk)((student_hidden, student_head), rest, weights)
+  tables = student.table, teacher.table
+  rest = _rest(student_hidden, student_head, (teacher_hidden, teacher_head), extras, where, tables)
+  return _weighted_sum(position_loss, tables, chunk)((student_hidden, student_head), rest, weights)
 
 
 def linear_cross_entropy(
@@ -148,8 +152,9 @@ def linear_loss(
   Returns:
     [...], float32 (float64 for float64 hidden states).
   """
-  rest = _rest(hidden, head, None, extras, where)
-  return _per_token(_position_loss(position_loss, student), chunk)((hidden, head), rest)
+  tables = student.table, False
+  rest = _rest(hidden, head, None, extras, where, tables)
+  return _per_token(_position_loss(position_loss, student), tables, chunk)((hidden, head), rest)
 
 
 def linear_cross_entropy_sum(
@@ -200,29 +205,31 @@ def linear_loss_sum(
     The sum, which alone carries a gradient, and the loss of each token [...].
   """
   where = None if weights is None else weights != 0
-  rest = _rest(hidden, head, None, extras, where)
-  return _weighted_sum(_position_loss(position_loss, student), chunk)((hidden, head), rest, weights)
+  tables = student.table, False
+  rest = _rest(hidden, head, None, extras, where, tables)
+  of_position = _position_loss(position_loss, student)
+  return _weighted_sum(of_position, tables, chunk)((hidden, head), rest, weights)
 
 
-def _per_token(position_loss: Callable, chunk: int) -> Callable:
+def _per_token(position_loss: Callable, tables: tuple[bool, bool], chunk: int) -> Callable:
   """(student, rest) -> [...]; its backward pass is the scan with the cotangent as weights."""
 
   @jax.custom_vjp
   def per_token(student, rest):
-    return scan(position_loss, student, rest, None, chunk)[0]
+    return scan(position_loss, student, rest, None, tables, chunk)[0]
 
   def forward(student, rest):
     return per_token(student, rest), (student, rest)
 
   def backward(saved, cotangent):
     student, rest = saved
-    return scan(position_loss, student, rest, cotangent, chunk)[1], None
+    return scan(position_loss, student, rest, cotangent, tables, chunk)[1], None
 
   per_token.defvjp(forward, backward)
   return per_token
 
 
-def _weighted_sum(position_loss: Callable, chunk: int) -> Callable:
+def _weighted_sum(position_loss: Callable, tables: tuple[bool, bool], chunk: int) -> Callable:
   """(student, rest, weights) -> (sum, [...]), whose forward pass forms the gradients of the sum."""
 
   def total(values, weights):
@@ -230,14 +237,14 @@ def _weighted_sum(position_loss: Callable, chunk: int) -> Callable:
 
   @jax.custom_vjp
   def weighted_sum(student, rest, weights):
-    values, _ = scan(position_loss, student, rest, None, chunk)
+    values, _ = scan(position_loss, student, rest, None, tables, chunk)
     return total(values, weights), values
 
   def forward(student, rest, weights):
     dtype = wide(student[0].dtype)
     ones = jnp.ones(student[0].shape[:-1], dtype)
     values, grads = scan(
-      position_loss, student, rest, ones if weights is None else ones * weights, chunk
+      position_loss, student, rest, ones if weights is None else ones * weights, tables, chunk
     )
     return (total(values, weights), values), grads
 
@@ -268,13 +275,13 @@ def _position_loss(divergence: Callable, *heads: Head) -> Callable:
   return loss
 
 
-def _rest(hidden, head, teacher, extras, where):
+def _rest(hidden, head, teacher, extras, where, tables):
   """What gets no gradient, checked against the student's shapes."""
   lead = hidden.shape[:-1]
-  if hidden.ndim < 2 or head.ndim != 2 or head.shape[0] != hidden.shape[-1]:
+  if hidden.ndim < 2 or head.ndim != 2 or head.shape[tables[0]] != hidden.shape[-1]:
     raise ValueError(f"hidden states {hidden.shape} do not fit a head {head.shape}")
   if teacher is not None and (
-    teacher[0].shape[:-1] != lead or teacher[0].shape[-1:] != teacher[1].shape[:1]
+    teacher[0].shape[:-1] != lead or teacher[0].shape[-1] != teacher[1].shape[tables[1]]
   ):
     raise ValueError(
       f"teacher hidden states {teacher[0].shape} fit neither its head {teacher[1].shape} nor the "

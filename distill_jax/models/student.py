@@ -41,7 +41,7 @@ def tokenizer_of(config, name: str) -> str:
 
 def head(model: transformer.Model) -> Head:
   """What the chunked losses must know of a model's head."""
-  return Head(softcap=model.logit_softcap or None, vocabulary=model.vocabulary)
+  return Head(softcap=model.logit_softcap or None, vocabulary=model.vocabulary, table=model.tied)
 
 
 def hidden(model: transformer.Model, params: Any, batch: Any, *, features: bool = False) -> Any:

@@ -44,10 +44,11 @@ class Model(NamedTuple):
   hidden: Callable[..., Any]  # (params, tokens, *, positions, segment_ids, features) -> [B, T, D]
   decode: Callable[..., Any]  # (params, tokens, cache, positions) -> ([B, T, D], cache)
   init_cache: Callable[[int, int], dict]  # (batch, length) -> key, value [B, L, G, length, K]
-  head: Callable[[dict], jax.Array]  # (params) -> [D, V] in the compute dtype
+  head: Callable[[dict], jax.Array]  # (params) -> [D, V], or [V, D] if tied, in the compute dtype
   logits: Callable[[dict, jax.Array], jax.Array]  # (params, [..., D]) -> [..., V] float32, capped
   vocabulary: int  # ids that mean something; what pads the head behind them is -inf in `logits`
   logit_softcap: float  # 0: none
+  tied: bool  # the head is the embedding
 
 
 def default_config() -> ml_collections.ConfigDict:
@@ -188,17 +189,19 @@ def make(config: ml_collections.ConfigDict, vocabulary: int | None = None) -> Mo
 
   def head(params):
     params = lora.held(params) if config.lora_rank else params
-    return (params["embed"]["tokens"].T if config.tie_embeddings else params["head"]).astype(dtype)
+    return (params["embed"]["tokens"] if config.tie_embeddings else params["head"]).astype(dtype)
 
   def logits(params, hidden):
     flat = hidden.reshape(-1, config.width)
-    scores = jnp.matmul(flat, head(params), preferred_element_type=jnp.float32)
+    matrix = head(params).T if config.tie_embeddings else head(params)
+    scores = jnp.matmul(flat, matrix, preferred_element_type=jnp.float32)
     scores = attention.softcap(scores, config.logit_softcap)
     if size < config.vocab_size:
       scores = jnp.where(jnp.arange(config.vocab_size) < size, scores, -jnp.inf)
     return scores.reshape(*hidden.shape[:-1], -1)
 
-  return Model(init, hidden, decode, init_cache, head, logits, size, config.logit_softcap)
+  data = size, config.logit_softcap, config.tie_embeddings
+  return Model(init, hidden, decode, init_cache, head, logits, *data)
 
 
 _REMAT = dict(none=None, full=None, dots=jax.checkpoint_policies.dots_with_no_batch_dims_saveable)

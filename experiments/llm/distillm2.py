@@ -2,7 +2,7 @@
 
 Paper: Ko et al. 2025 (arXiv:2503.07067), with both schedules on.
 Run:   python -m distill_jax.train --config experiments/llm/distillm2.py --workdir runs/distillm2
-Takes: see docs/ledger.md, made from the divergences table, of which this is a row.
+Takes: a minute or two on two CPU cores; no number is recorded yet.
 """
 
 from experiments.llm import common

@@ -16,7 +16,9 @@ GEMMA = f"{CACHE}/gemma3-270m-q4_k_m.gguf"
 
 
 def get_config(arg=None):
-  config = common.base(arg, layers=14, divergence="forward_kl")  # of 18, as in `make gemma LAYERS=14`
+  config = common.base(
+    arg, layers=14, divergence="forward_kl"
+  )  # of 18, as in `make gemma LAYERS=14`
   config.method.name = "llm.kd"
   config.divergence.kind.name = config.arg.divergence
   config.pretrained.teacher = config.data.tokenizer = GEMMA

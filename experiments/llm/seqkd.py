@@ -2,7 +2,7 @@
 
 Paper: Kim, Rush 2016 (arXiv:1606.07947), section 3.2, with samples in place of beam search.
 Run:   python -m distill_jax.train --config experiments/llm/seqkd.py --workdir runs/seqkd
-Takes: see docs/ledger.md, made from the divergences table, of which this is a row.
+Takes: a minute or two on two CPU cores; no number is recorded yet.
 """
 
 from experiments.llm import common

@@ -90,6 +90,7 @@ def successor(monkeypatch):
     logits=lambda params, hidden: hidden,
     vocabulary=257,
     logit_softcap=0.0,
+    tied=False,
   )
   monkeypatch.setattr(student_lib, "model", lambda config, name: model)
   return dict(student=jnp.asarray(table))

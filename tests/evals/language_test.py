@@ -51,7 +51,7 @@ def log_probs(config, name, params, tokens):
   """By the model's own hidden states, the rest in float64."""
   model = transformer.make(config.models[name])
   hidden = np.asarray(jax.jit(model.hidden)(params, tokens), np.float64)
-  logits = hidden @ np.asarray(model.head(params), np.float64)[:, : END + 1]
+  logits = hidden @ np.asarray(model.head(params), np.float64).T[:, : END + 1]
   if cap := config.models[name].logit_softcap:
     logits = cap * np.tanh(logits / cap)
   return logits - np.log(np.exp(logits).sum(-1, keepdims=True))

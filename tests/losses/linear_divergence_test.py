@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from distill_jax.losses import chunks
 from distill_jax.losses import divergences as d
 from distill_jax.losses.linear_divergence import (
   Head,
@@ -263,3 +264,25 @@ def test_errors(change):
   where = args.pop("where", None)
   with pytest.raises(ValueError, match=r"\(\d"):
     linear_divergence(d.forward_kl, *args.values(), where=where)
+
+
+@pytest.mark.parametrize("per_token", [True, False])
+def test_heads_that_lie_as_embeddings_do(per_token):
+  hidden, head, teacher, teacher_head, weights = arrays()
+  expected = grads(fused if per_token else fused_sum, d.generalized_js, *arrays(), chunk=6)
+  options = dict(chunk=6, student=Head(table=True), teacher=Head(table=True))
+
+  def total(hidden, table):
+    both = d.generalized_js, hidden, table, teacher, teacher_head.T
+    if per_token:
+      return jnp.sum(weights * linear_divergence(*both, where=weights != 0, **options))
+    return linear_divergence_sum(*both, weights=weights, **options)[0]
+
+  value, (of_hidden, of_table) = jax.jit(jax.value_and_grad(total, argnums=(0, 1)))(hidden, head.T)
+  assert_close((value, (of_hidden, of_table.T)), expected)
+
+
+def test_blocks_of_a_chunk_change_nothing(monkeypatch):
+  whole = grads(fused_sum, d.generalized_js, *arrays(vocabulary=64), chunk=12)
+  monkeypatch.setattr(chunks, "BLOCK", 256)  # four tokens
+  assert_close(grads(fused_sum, d.generalized_js, *arrays(vocabulary=64), chunk=12), whole)

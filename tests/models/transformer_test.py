@@ -205,7 +205,7 @@ def test_starts_near_the_uniform_distribution(tied):
   logits = jax.jit(lambda x: model.logits(params, model.hidden(params, x)))(tokens[:, :-1])
   log_q = jnp.take_along_axis(jax.nn.log_softmax(logits), tokens[:, 1:, None], -1)
   assert abs(-log_q.mean() - np.log(512)) < 0.1
-  assert model.head(params).shape == (128, 512)
+  assert model.tied == tied and model.head(params).shape == ((512, 128) if tied else (128, 512))
   deviation = params["layers"]["up"].std() * np.sqrt(128)
   assert abs(deviation - 1) < 0.05
 
