@@ -150,8 +150,9 @@ def test_updates_that_stay_non_finite_stop_the_run_and_keep_the_checkpoint(tmp_p
 
 
 def test_profile_writes_a_trace(tmp_path):
-  config = config_lib.load(KD, ("steps=10", "evals=()"))
-  train.run(config, tmp_path, profile=True)
+  arguments = [*command(tmp_path, "steps=10", "evals=()"), "--profile"]
+  env = dict(os.environ, JAX_PLATFORMS="cpu", XLA_FLAGS="")  # the profiler is one for a process
+  subprocess.run(arguments, cwd=ROOT, env=env, check=True, capture_output=True)
   assert list((tmp_path / "profile").rglob("*.xplane.pb"))
 
 

@@ -6,7 +6,6 @@ segments int[B, T + 1] too, a number for each document of a row: attention stays
 positions count from its start.
 """
 
-import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -190,7 +189,7 @@ def _check_vocabulary(config) -> None:
     size = pretrained_lib.architecture(config, name).vocab_size
     if size > tokens.vocab_size and jax.process_index() == 0:
       padding = f"ids {tokens.vocab_size} to {size - 1} of its vocabulary are padding"
-      print(f"{name}: {padding}, -inf wherever its logits are used", file=sys.stderr)
+      print(f"{name}: {padding}, -inf wherever its logits are used")
     own = tokenizer.file(str(pretrained_lib.folder(path))) if path else None
     if own and tokenizer.load(str(own)).fingerprint == tokens.fingerprint:
       continue  # which may know ids of other modalities that the model has no row for

@@ -32,7 +32,9 @@ def make(config) -> Method:
 
   def init(key, pretrained):
     state, frozen = init_student(key, pretrained)
-    return dict(state, gaps=jnp.full(2, jnp.nan)), frozen  # of teacher's and student's answers
+    return dict(
+      state, gaps=jnp.full(2, jnp.nan, jnp.float32)
+    ), frozen  # of teacher's and student's answers
 
   def likelihood(model, params, batch):
     """Mean log-probability of each answer, [B]."""
