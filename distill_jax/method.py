@@ -106,11 +106,9 @@ def minimize(
   norm = optax.tree.norm(grads)
   finite = jnp.isfinite(total) & jnp.isfinite(norm)
 
-  def update(params, opt):
-    updates, opt = tx.update(grads, opt, params)
-    return optax.apply_updates(params, updates), opt
-
-  params, opt = jax.lax.cond(finite, update, lambda *kept: kept, params, opt)
+  updates, new_opt = tx.update(grads, opt, params)
+  new = (optax.apply_updates(params, updates), new_opt)
+  params, opt = jax.tree.map(lambda new, old: jnp.where(finite, new, old), new, (params, opt))
   metrics = dict(metrics, grad_norm=(norm, jnp.float32(1)), skipped=(1.0 - finite, jnp.float32(1)))
   return params, opt, metrics
 
