@@ -24,7 +24,11 @@ while (($#)); do
   esac
 done
 
-run=(env JAX_PLATFORMS=cpu "XLA_FLAGS=--xla_force_host_platform_device_count=$devices"
+# XLA's default order of a CPU's thunks leaves collectives of one group unordered, and gloo aborts
+# ("collective mismatch") when two devices meet in different ones.
+flags="--xla_force_host_platform_device_count=$devices"
+flags+=" --xla_cpu_enable_concurrency_optimized_scheduler=false"
+run=(env JAX_PLATFORMS=cpu "XLA_FLAGS=$flags"
   "${PYTHON:-python}" "${train[@]}" --coordinator "localhost:$port" --processes "$count")
 started=()
 

@@ -217,10 +217,6 @@ def run(tmp_path):
       os.killpg(process.pid, signal.SIGKILL)
 
 
-@pytest.mark.xfail(
-  reason="open defect: processes now and then differ in the order of two collectives",
-  strict=False,
-)
 def test_two_processes_of_two_devices_equal_one_of_four(run, tmp_path):
   """Real jax.distributed and real collectives: the numbers of the run, and its parameters."""
   with socket.socket() as free:
