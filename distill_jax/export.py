@@ -53,6 +53,9 @@ def export(
     if key not in params:
       raise ConfigError(f"The state has no {tree!r}." + config_lib.did_you_mean(key, params))
     params = params[key]
+  if "name" in config.models.student:  # a network of the diffusion family
+    pretrained.save(out, jax.device_get(params), config.models.student, dtype)
+    return int(state["step"])
   arch = pretrained.architecture(config, "student")
   if arch.lora_rank and tree.split(".")[0] in ("student", "ema"):
     params = lora.merged(params, arch)

@@ -36,6 +36,34 @@ class Method(NamedTuple):
   prepare: Callable | None = None  # outside jit: batches that need Python code, such as a verifier
 
 
+def over_seeds(method: Method, seeds: int) -> Method:
+  """The method run `seeds` times at once, on the same batches, from different keys.
+
+  Every array of the state but `step` gets a first axis of seeds; frozen, which may not depend on
+  the key, is shared. Metrics add up over the seeds. For networks so small that one at a time leaves
+  the machine idle.
+  """
+  if method.prepare is not None:
+    raise ConfigError("seeds: a method with work outside the step runs one seed at a time.")
+
+  def axes(state):
+    return {name: None if name == "step" else 0 for name in state}
+
+  def init(key, pretrained):
+    state, _ = jax.eval_shape(method.init, key, pretrained)
+    keys = jax.random.split(key, seeds)
+    return jax.vmap(method.init, in_axes=(0, None), out_axes=(axes(state), None))(keys, pretrained)
+
+  def step(state, frozen, batch, key):
+    of_state = axes(state)
+    state, metrics = jax.vmap(
+      method.step, in_axes=(of_state, None, None, 0), out_axes=(of_state, 0)
+    )(state, frozen, batch, jax.random.split(key, seeds))
+    return state, jax.tree.map(lambda x: jnp.sum(x, axis=0), metrics)
+
+  return Method(init, step)
+
+
 def load(kind: str, name: str) -> Any:
   """The module `distill_jax.<kind>.<name>`, for example ("methods", "llm.kd"). No registry: the
   file is the entry."""

@@ -1,11 +1,11 @@
-"""The picture of a table: learning curves, and where every row ended."""
+"""Pictures of a table: learning curves, where every row ended, and samples of every row."""
 
 import pathlib
 import statistics
 from typing import Any
 
 from distill_jax import metrics
-from distill_jax.tables import Table, Values, slug
+from distill_jax.tables import Table, Values, runs, slug
 
 COLORS = (
   "#4477AA",
@@ -114,3 +114,17 @@ def _ends(axis, table: Table, values: Values, metric: str, color: dict[str, str]
   better = f" ({column.better} is better)" if column.better else ""
   axis.set_xlabel(f"{column.title} at the end{better}")
   axis.tick_params(axis="y", length=0)
+
+
+def draw_samples(table: Table, workdir: pathlib.Path, seeds: int) -> None:
+  """Writes samples.png into the work directory: `table.samples` of each row, of its first seed, and
+  of the data first; points as a cloud, images as a grid."""
+  from distill_jax import sample
+
+  folders = {row.name: workdir / folder for row, folder, _ in reversed([*runs(table, seeds)])}
+  panels: dict[str, Any] = {}
+  for row in table.rows:
+    made, real = sample.samples(folders[row.name], table.samples)
+    panels.setdefault("data", real)
+    panels[row.name] = made
+  sample.draw(panels, workdir / "samples.png", title=table.title)

@@ -18,6 +18,7 @@ import platform
 import re
 import statistics
 import sys
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from distill_jax import config as config_lib
@@ -64,21 +65,32 @@ class Table(NamedTuple):
   columns: tuple[Column, ...]
   claims: tuple[Claim, ...] = ()
   curves: tuple[str, ...] = ()  # metrics of metrics.jsonl that the picture draws over training
+  at_once: bool = False  # all seeds of a row in one program (config.seeds)
+  samples: int = 0  # so many samples of every row, side by side in samples.png
 
 
 Values = dict[str, dict[str, list[float]]]  # row -> metric -> one value for each seed
 
 
+def runs(table: Table, seeds: int) -> Iterator[tuple[Row, str, str]]:
+  """Each run of a table: its row, its folder under the work directory, the override of its seed."""
+  for row in table.rows:
+    if table.at_once and seeds > 1 and not row.reference:
+      yield row, f"{slug(row.name)}/all", f"seeds={seeds}"
+      continue
+    for seed in range(1 if row.reference else seeds):
+      yield row, f"{slug(row.name)}/{seed}", f"seed={seed}"
+
+
 def run_rows(table: Table, workdir: pathlib.Path, seeds: int) -> Values:
   """Runs what is missing; the results of all rows and seeds."""
   values: Values = {}
-  for row in table.rows:
-    for seed in range(1 if row.reference else seeds):
-      folder = workdir / slug(row.name) / str(seed)
-      config = config_lib.load(row.config, (*row.overrides, f"seed={seed}"))
-      title = row.name + (f" (seed {seed})" if seeds > 1 and not row.reference else "")
-      for metric, value in _result(config, folder, title).items():
-        values.setdefault(row.name, {}).setdefault(metric, []).append(value)
+  for row, folder, override in runs(table, seeds):
+    config = config_lib.load(row.config, (*row.overrides, override))
+    title = row.name + (f" ({override})" if seeds > 1 and not row.reference else "")
+    for metric, value in _result(config, workdir / folder, title).items():
+      metric = metric.partition("@")[0]  # of several seeds at once, NAME@SEED
+      values.setdefault(row.name, {}).setdefault(metric, []).append(value)
   return values
 
 
@@ -227,9 +239,13 @@ def main(argv: list[str]) -> int:
     from distill_jax.plots import draw
 
     draw(table, values, args.workdir, args.seeds)
-  print(
-    f"Written: {args.workdir}/table.md" + (f", {args.workdir}/table.png" if table.curves else "")
-  )
+  if table.samples:
+    from distill_jax.plots import draw_samples
+
+    draw_samples(table, args.workdir, args.seeds)
+  pictures = dict(table=table.curves, samples=table.samples)
+  files = ["table.md", *(f"{name}.png" for name, wanted in pictures.items() if wanted)]
+  print("Written: " + ", ".join(f"{args.workdir}/{file}" for file in files))
   if args.record:
     record = dict(
       title=table.title,

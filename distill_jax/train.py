@@ -55,6 +55,7 @@ def build(config, mesh: Mesh) -> Program:
   """The programs of an experiment on a mesh. Nothing is computed on devices yet."""
   try:
     method = method_lib.load("methods", config.method.name).make(config)
+    method = method_lib.over_seeds(method, config.seeds) if config.seeds > 1 else method
   except ValueError as error:  # what a model or a loss refuses
     raise ConfigError(f"{config.method.name}: {error}") from error
   batch = method_lib.load("data", config.data.name).spec(config)

@@ -19,6 +19,7 @@ def base(arg=None, method=None, **defaults):
   config = ConfigDict()
   config.arg = parse_arg(arg, smoke=False, seed=0, **defaults)
   config.seed = config.arg.seed
+  config.seeds = 1  # runs at once, in one program: method.over_seeds
   config.steps = 1000
   config.batch_size = 16  # global
   config.unit = "examples"  # what the loss counts, for the throughput

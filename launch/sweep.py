@@ -22,14 +22,13 @@ from distill_jax import config, tables
 def commands(table: tables.Table, workdir: pathlib.Path, seeds: int, launcher: str) -> list[list]:
   """The command of each run that is not done."""
   todo = []
-  for row in table.rows:
-    for seed in range(1 if row.reference else seeds):
-      folder = workdir / tables.slug(row.name) / str(seed)
-      if (folder / "result.json").exists():
-        continue
-      overrides = [f"--config.{override}" for override in (*row.overrides, f"seed={seed}")]
-      run = ["--config", row.config, "--workdir", str(folder), *overrides]
-      todo.append([*shlex.split(launcher), *run])
+  for row, name, seed in tables.runs(table, seeds):
+    folder = workdir / name
+    if (folder / "result.json").exists():
+      continue
+    overrides = [f"--config.{override}" for override in (*row.overrides, seed)]
+    run = ["--config", row.config, "--workdir", str(folder), *overrides]
+    todo.append([*shlex.split(launcher), *run])
   return todo
 
 

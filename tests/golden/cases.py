@@ -5,6 +5,11 @@ hyperparameters. The function returns `out`, or a dict of `out` and `out_X`. It 
 reductions and conventions and leaves the numbers to distill_jax.
 """
 
+import diffusion_metric_cases
+import diffusion_sampling_cases
+import diffusion_schedule_cases
+import diffusion_score_cases
+import diffusion_trajectory_cases
 import llm_cross_tokenizer_cases
 import llm_divergence_cases
 import llm_policy_cases
@@ -12,6 +17,11 @@ import llm_preference_cases
 import llm_sparse_cases
 
 CASES = {
+  **diffusion_metric_cases.CASES,
+  **diffusion_sampling_cases.CASES,
+  **diffusion_schedule_cases.CASES,
+  **diffusion_score_cases.CASES,
+  **diffusion_trajectory_cases.CASES,
   **llm_cross_tokenizer_cases.CASES,
   **llm_divergence_cases.CASES,
   **llm_policy_cases.CASES,

@@ -1,0 +1,113 @@
+"""Samples of a trained student of the diffusion family, as a picture.
+
+  python -m distill_jax.sample --workdir runs/sid --out samples.png [--n 64]
+
+They are drawn as in the run's evals (config.sampler, the first moving average, the same noise).
+"""
+
+import argparse
+import pathlib
+import sys
+from typing import Any
+
+import jax
+import numpy as np
+
+from distill_jax import config as config_lib
+from distill_jax import method as method_lib
+from distill_jax import train
+from distill_jax.checkpoint import Checkpoints
+from distill_jax.config import ConfigError
+from distill_jax.evals import samples as samples_lib
+from distill_jax.mesh import make_mesh
+
+
+def samples(workdir: pathlib.Path, n: int) -> tuple[np.ndarray, np.ndarray]:
+  """n samples of the latest checkpoint of a run, or of where it began, and n held-out examples with
+  the same labels; of the first seed where there are several.
+
+  Raises:
+    ConfigError: there is no run, or it is not one of this family.
+  """
+  config = config_lib.load_saved(workdir)
+  if "sampler" not in config:
+    raise ConfigError(f"{workdir} is a run of {config.method.name}, which makes no samples.")
+  real = method_lib.load("data", config.data.name).validation(config, n)
+  mesh = make_mesh(config.mesh)
+  with jax.set_mesh(mesh):
+    program = train.build(config, mesh)
+    data = iter(method_lib.load("data", config.data.name).make(config))
+    folder = workdir / "checkpoints"
+    with Checkpoints(folder, every=config.save_every, keep=config.keep) as checkpoints:
+      state = checkpoints.restore(program.abstract[0], data)
+    if state is None:
+      state, _ = program.init(program.keys[0], program.pretrained)
+    params = next(iter(state["ema"].values()), state["student"])
+    if config.seeds > 1:
+      params = jax.tree.map(lambda x: x[0], params)
+    made = jax.jit(lambda p: samples_lib.sample(config, p, real["label"]))(params)
+    return np.asarray(made), real["x"]
+
+
+def draw(panels: dict[str, np.ndarray], out: pathlib.Path, *, title: str = "") -> None:
+  """One panel for each set: points [N, 2] as a cloud, images [N, H, W, C] in [-1, 1] as a grid."""
+  import matplotlib
+
+  matplotlib.use("Agg")
+  from matplotlib import pyplot as plt
+
+  columns = min(len(panels), 6)
+  rows = -(-len(panels) // columns)
+  figure, axes = plt.subplots(
+    rows, columns, figsize=(2.6 * columns, 2.8 * rows), squeeze=False, layout="constrained"
+  )
+  limit = 1.25 * max(float(np.abs(x).max()) for x in list(panels.values())[:1])
+  for axis, (name, x) in zip(axes.flat, panels.items(), strict=False):
+    axis.set_title(name, fontsize=9)
+    if x.ndim == 2:
+      axis.plot(x[:, 0], x[:, 1], ".", ms=1.5, alpha=0.5, color="#4477AA")
+      axis.set(xlim=(-limit, limit), ylim=(-limit, limit), aspect="equal")
+    else:
+      axis.imshow(grid(x), cmap="gray", vmin=0, vmax=1)
+  for axis in axes.flat:
+    axis.set(xticks=[], yticks=[])
+  for axis in axes.flat[len(panels) :]:
+    axis.axis("off")
+  if title:
+    figure.suptitle(title, x=0.01, ha="left")
+  figure.savefig(out, dpi=130)
+  plt.close(figure)
+
+
+def grid(x: np.ndarray) -> np.ndarray:
+  """Images [N, H, W, C] in [-1, 1] as one image in [0, 1], as square as can be; what is left over
+  of a last row is dropped."""
+  columns = int(np.ceil(np.sqrt(len(x))))
+  rows = len(x) // columns
+  n, (height, width, channels) = rows * columns, x.shape[1:]
+  tiles = np.clip(x[:n] / 2 + 0.5, 0, 1).reshape(rows, columns, height, width, channels)
+  whole = tiles.swapaxes(1, 2).reshape(rows * height, columns * width, channels)
+  return whole[..., 0] if channels == 1 else whole
+
+
+def main(argv: list[str]) -> int:
+  parser = argparse.ArgumentParser(prog="python -m distill_jax.sample", allow_abbrev=False)
+  parser.add_argument("--workdir", required=True, type=pathlib.Path)
+  parser.add_argument("--out", required=True, type=pathlib.Path, help="a .png file")
+  parser.add_argument("--n", type=int, default=64)
+  args = parser.parse_args(argv)
+  try:
+    if args.n < 1:
+      raise ConfigError(f"--n must be at least 1, got {args.n}.")
+    made, real = samples(args.workdir, args.n)
+  except ConfigError as error:
+    print(f"error: {error}", file=sys.stderr)
+    return 2
+  panels: dict[str, Any] = {"data": real, "samples": made}
+  draw(panels, args.out)
+  print(f"{args.out}: {len(made)} samples beside the data")
+  return 0
+
+
+if __name__ == "__main__":
+  sys.exit(main(sys.argv[1:]))
