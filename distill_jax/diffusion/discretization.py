@@ -15,7 +15,7 @@ from distill_jax.diffusion.schedules import karras_sigma
 def cm_scales(step: jax.Array, *, steps: int, start: int, end: int) -> jax.Array:
   """N(k) = ceil(sqrt(k / K ((s1 + 1)^2 - s0^2) + s0^2) - 1) + 1 noise levels, int.
 
-  Song, Dhariwal, Chen, Sutskever, Consistency Models (arXiv:2303.01469), appendix C; K `steps`, s0
+  Song, Dhariwal, Chen, Sutskever, Consistency Models (arXiv:2303.01469); K `steps`, s0
   `start`, s1 `end`.
   """
   square = (jnp.asarray(step) / steps) * ((end + 1) ** 2 - start**2) + start**2
@@ -25,7 +25,7 @@ def cm_scales(step: jax.Array, *, steps: int, start: int, end: int) -> jax.Array
 def cm_target_ema(scales: jax.Array, *, start: int, start_ema: float) -> jax.Array:
   """mu(k) = exp(s0 log mu0 / (N(k) - 1)), N(k) from `cm_scales`: the decay of the target's EMA.
 
-  Song et al. (arXiv:2303.01469), appendix C, which divides by N(k) with its N(k) less by 1.
+  Song et al. (arXiv:2303.01469), in the form of the authors' code.
   """
   return jnp.exp(start * math.log(start_ema) / (scales - 1))
 
@@ -70,7 +70,7 @@ def ict_scales(step: jax.Array, *, steps: int, start: int = 10, end: int = 1280)
   """N(k) = min(s0 2^floor(k / K'), s1) + 1 noise levels, K' = floor(K / (log2 floor(s1 / s0) + 1)).
 
   Song and Dhariwal, Improved Techniques for Training Consistency Models (arXiv:2310.14189),
-  section 3.4 and Table 1. int.
+  Table 1. int.
   """
   period = math.floor(steps / (math.log2(end // start) + 1))
   doublings = jnp.minimum(jnp.asarray(step).astype(int) // period, math.ceil(math.log2(end)))
@@ -97,7 +97,7 @@ def ict_probabilities(sigmas: jax.Array, *, mean: float = -1.1, std: float = 2.0
   """p(i) ~ erf((log sigma_{i+1} - m) / (sqrt2 s)) - erf((log sigma_i - m) / (sqrt2 s)): [N - 1].
 
   The discretised log-normal from which the index of (sigma_i, sigma_{i+1}) is drawn: Song and
-  Dhariwal (arXiv:2310.14189), section 3.5 and Table 1.
+  Dhariwal (arXiv:2310.14189), Table 1.
 
   Args:
     sigmas: [N], ascending.
@@ -145,7 +145,7 @@ def tangent_warmup(step: jax.Array, steps: int) -> jax.Array:
   """min(1, step / steps), the r of `continuous_consistency.scm_tangent`; 1 where steps = 0.
 
   Lu and Song, Simplifying, Stabilizing and Scaling Continuous-Time Consistency Models
-  (arXiv:2410.11081), section 4.3.
+  (arXiv:2410.11081).
   """
   return jnp.minimum(1.0, jnp.asarray(step, float) / steps) if steps else jnp.ones(())
 

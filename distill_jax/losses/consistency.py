@@ -54,7 +54,7 @@ def pseudo_huber(x: jax.Array, y: jax.Array, *, c: float | jax.Array) -> jax.Arr
   """sqrt(||x - y||_2^2 + c^2) - c: [B, ...] -> [B]. c = 0 is `euclidean`.
 
   Song and Dhariwal, Improved Techniques for Training Consistency Models (arXiv:2310.14189),
-  section 3.3, where c = 0.00054 sqrt(D).
+  Table 1, where c = 0.00054 sqrt(D).
   """
   return _root(jnp.sum(jnp.square(rows(x - y)), axis=-1) + c**2) - c
 
@@ -71,7 +71,7 @@ def mean_pseudo_huber(x: jax.Array, y: jax.Array, *, c: float = 0.001) -> jax.Ar
 def ict_c(shape: tuple[int, ...]) -> float:
   """c = 0.00054 sqrt(D) of the pseudo-Huber distance, for arrays of shape [B, ...] of D numbers.
 
-  Song and Dhariwal (arXiv:2310.14189), section 3.3.
+  Song and Dhariwal (arXiv:2310.14189), Table 1.
   """
   return 0.00054 * math.sqrt(math.prod(shape[1:]))
 
@@ -85,7 +85,7 @@ def boundary_scalings(
   c_out = (sigma - sigma_min) sd c_in. sigma_min = 0 gives EDM's own (arXiv:2206.00364, Table 1),
   which teachers use, and with which ECT trains.
 
-  Song, Dhariwal, Chen, Sutskever, Consistency Models (arXiv:2303.01469), appendix C.
+  Song, Dhariwal, Chen, Sutskever, Consistency Models (arXiv:2303.01469).
   """
   c_in = 1 / jnp.sqrt(sigma**2 + sigma_data**2)
   c_skip = sigma_data**2 / ((sigma - sigma_min) ** 2 + sigma_data**2)
@@ -168,8 +168,8 @@ def consistency(
 ) -> jax.Array:
   """w d(f(x_t, t), sg f(x_s, s)), t the noisier level: consistency distillation and training.
 
-  Song et al., Consistency Models (arXiv:2303.01469), definition 1 (distillation, x_s by a step of
-  the teacher) and section 5 (training, x_s = x0 + s eps).
+  Song et al., Consistency Models (arXiv:2303.01469): distillation with x_s by a step of the
+  teacher, training with x_s = x0 + s eps.
 
   Args:
     online, target: [B, ...], the student at (x_t, t), and the student or its EMA at (x_s, s).

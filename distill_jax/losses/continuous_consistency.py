@@ -15,9 +15,9 @@ from distill_jax.losses.consistency import euclidean, expand, mean_squared, rows
 def continuous(output: jax.Array, derivative: jax.Array) -> jax.Array:
   """-<sg df, f>: has the gradient of the squared consistency loss with ever finer steps.
 
-  Song, Dhariwal, Chen, Sutskever, Consistency Models (arXiv:2303.01469), appendix B, the pseudo
-  objectives with a stopped gradient; here the squared distance. Its value says nothing. Without the
-  stopped gradient the loss is a distance of `derivative` from zero.
+  Song, Dhariwal, Chen, Sutskever, Consistency Models (arXiv:2303.01469), the pseudo
+  objective with a stopped gradient; here of the squared distance. Its value says nothing. Without
+  the stopped gradient the loss is a distance of `derivative` from zero.
 
   Args:
     output, derivative: [B, ...], the primal and the tangent of
@@ -33,7 +33,7 @@ def trigflow_velocity(x0: jax.Array, z: jax.Array, angle: jax.Array) -> jax.Arra
   """dx / dt = cos t z - sin t x0 of given data, the velocity of consistency training: [B, ...].
 
   Lu and Song, Simplifying, Stabilizing and Scaling Continuous-Time Consistency Models
-  (arXiv:2410.11081), section 3; z has the standard deviation sigma_data.
+  (arXiv:2410.11081); z has the standard deviation sigma_data.
   """
   angle = expand(angle, x0)
   return jnp.cos(angle) * z - jnp.sin(angle) * x0
@@ -52,7 +52,7 @@ def scm_tangent(
 ) -> jax.Array:
   """g = -cos^2 t (sd F - dx/dt) - r (cos t sin t x + sd dF), stopped; r = 1: g = cos t df / dt.
 
-  Lu and Song (arXiv:2410.11081), algorithm 1; also Sana-Sprint's and FastGen's code. The code of
+  Lu and Song (arXiv:2410.11081); also Sana-Sprint's and FastGen's code. The code of
   rCM (arXiv:2510.08431) warms up otherwise: g = -cos t sqrt(1 - r^2 sin^2 t) (sd F - dx/dt)
   - (r cos t sin t x + sd dF). At r = 1 both are the same.
 
@@ -82,7 +82,7 @@ def scm_tangent(
 def normalised(tangent: jax.Array, *, c: float = 0.1, root_mean_square: bool = False) -> jax.Array:
   """g / (||g||_2 + c), the norm of each example: [B, ...] -> [B, ...].
 
-  Lu and Song (arXiv:2410.11081), section 4.2. With noisy velocities, that is without a teacher,
+  Lu and Song (arXiv:2410.11081). With noisy velocities, that is without a teacher,
   normalising by a norm of few numbers biases the mean of g; with images the bias is slight.
 
   Args:
@@ -104,7 +104,7 @@ def scm(
 ) -> jax.Array:
   """w e^-u / D ||F - sg(F + g)||^2 + u, D numbers in an example.
 
-  Lu and Song (arXiv:2410.11081), algorithm 1, whose w_phi is -u. The reduction differs in code:
+  Lu and Song (arXiv:2410.11081), whose learned weight w_phi is -u. The reduction differs in code:
   Sana-Sprint's is this one, FastGen's divides by D once more by default, rCM's is D times as large,
   without u.
 
@@ -136,7 +136,7 @@ def without_nan(network: jax.Array, tangent: jax.Array) -> tuple[jax.Array, jax.
 def trig_step(x: jax.Array, velocity: jax.Array, step: jax.Array | float) -> jax.Array:
   """x at the angle t - step by DDIM: cos(step) x - sin(step) dx/dt; `step` is [B] or a number.
 
-  Lu and Song (arXiv:2410.11081), section 3, the sampler of TrigFlow.
+  Lu and Song (arXiv:2410.11081), the sampler of TrigFlow.
   """
   step = expand(step, x)
   return jnp.cos(step) * x - jnp.sin(step) * velocity

@@ -39,8 +39,7 @@ def meanflow_target(
 ) -> jax.Array:
   """u_tgt = v - (t - r) du/dt, stopped: the MeanFlow identity.
 
-  Geng, Deng, Bai, Kolter, He, Mean Flows for One-step Generative Modeling (arXiv:2505.13447),
-  eq. 10 and 11.
+  Geng, Deng, Bai, Kolter, He, Mean Flows for One-step Generative Modeling (arXiv:2505.13447).
 
   Args:
     velocity: [B, ...], eps - x0, or a guided or a teacher's velocity at (z_t, t).
@@ -53,13 +52,13 @@ def meanflow_target(
 
 
 def meanflow(
-  average: jax.Array, target: jax.Array, *, p: float = 1.0, c: float = 1e-3
+  average: jax.Array, target: jax.Array, *, p: float = 1.0, c: float = 0.01
 ) -> jax.Array:
   """l / sg(l + c)^p with l = ||u - sg u_tgt||_2^2, a sum: MeanFlow's loss.
 
-  Geng et al. (arXiv:2505.13447), eq. 22; the authors' code has c = 0.01. p = 0 is the squared
-  error. With p > 0 and the noisy velocity eps - x0 the minimiser is not the mean velocity: the
-  bias is large in one dimension and falls with the dimension (tests/closed_form/trajectories_test).
+  Geng et al. (arXiv:2505.13447); p and c as in the authors' code. p = 0 is the squared error. With
+  p > 0 and the noisy velocity eps - x0 the minimiser is not the mean velocity: the bias is large in
+  one dimension and falls with the dimension (tests/closed_form/trajectories_test.py).
 
   Args:
     average: [B, ...], u(z_t, t, r) of the student.
@@ -71,10 +70,10 @@ def meanflow(
   return adaptive(_squares(average, jax.lax.stop_gradient(target)), p=p, c=c)
 
 
-def adaptive(squares: jax.Array, *, p: float = 1.0, c: float = 1e-3) -> jax.Array:
+def adaptive(squares: jax.Array, *, p: float = 1.0, c: float = 0.01) -> jax.Array:
   """l / sg(l + c)^p, elementwise: an example weighs the less the larger its squared error l.
 
-  Geng et al. (arXiv:2505.13447), section 4.3 and eq. 22.
+  Geng et al. (arXiv:2505.13447).
   """
   return squares / jax.lax.stop_gradient(squares + c) ** p
 
@@ -116,8 +115,8 @@ def meanflow_guided(
 ) -> jax.Array:
   """omega v + (1 - omega - kappa) u(z, t, t) + kappa u(z, t, t | y), without a gradient.
 
-  Geng et al. (arXiv:2505.13447), eq. 19 and 21: the velocity that makes the student guided at one
-  evaluation. The effective scale of guidance is omega / (1 - kappa).
+  Geng et al. (arXiv:2505.13447), in the form of the authors' code: the velocity that makes the
+  student guided at one evaluation. The effective scale of guidance is omega / (1 - kappa).
 
   Args:
     velocity: [B, ...], eps - x0.
@@ -187,8 +186,8 @@ def shortcut_midpoint(
 def shortcut_target(first: jax.Array, second: jax.Array, *, clip: float | None = 4.0) -> jax.Array:
   """(v_1 + v_2) / 2, clipped, without a gradient: one step of size d does what two of d / 2 did.
 
-  Frans, Hafner, Levine, Abbeel, One Step Diffusion via Shortcut Models (arXiv:2410.12557), eq. 4
-  and 5. The clipping is that of the authors' code; None leaves it out. The loss is
+  Frans, Hafner, Levine, Abbeel, One Step Diffusion via Shortcut Models (arXiv:2410.12557).
+  The clipping is that of the authors' code; None leaves it out. The loss is
   `mean_squared`.
 
   Args:
@@ -204,7 +203,7 @@ def rectified_flow(
   """d(v, end - start): flow matching on given pairs, at a point of the line between them.
 
   Liu, Gong, Liu, Flow Straight and Fast: Learning to Generate and Transfer Data with Rectified Flow
-  (arXiv:2209.03003), eq. 1. On pairs of a noise and what the last flow made of it, it is reflow.
+  (arXiv:2209.03003). On pairs of a noise and what the last flow made of it, it is reflow.
 
   Args:
     velocity: [B, ...], the student at ((1 - t) start + t end, t).

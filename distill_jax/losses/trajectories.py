@@ -28,7 +28,7 @@ def noised(x0: jax.Array, eps: jax.Array, level: Level) -> jax.Array:
 def ddim_step(x: jax.Array, x0: jax.Array, now: Level, then: Level) -> jax.Array:
   """alpha_s x0 + (sigma_s / sigma_t) (x - alpha_t x0): one step of DDIM from t to s.
 
-  Song, Meng, Ermon, Denoising Diffusion Implicit Models (arXiv:2010.02502), eq. 12 with sigma = 0.
+  Song, Meng, Ermon, Denoising Diffusion Implicit Models (arXiv:2010.02502), without fresh noise.
 
   Args:
     x, x0: [B, ...], the noised image at t and what a network thinks it was.
@@ -44,10 +44,10 @@ def inverse_ddim(x: jax.Array, then_x: jax.Array, now: Level, then: Level) -> ja
   x0 = (x_s - (sigma_s / sigma_t) x_t) / (alpha_s - (sigma_s / sigma_t) alpha_t).
 
   The target of progressive distillation, with two steps of the teacher from x to then_x: Salimans
-  and Ho, Progressive Distillation for Fast Sampling of Diffusion Models (arXiv:2202.00512),
-  algorithm 2 and appendix G. The target of multistep consistency models, with one step of the
+  and Ho, Progressive Distillation for Fast Sampling of Diffusion Models (arXiv:2202.00512).
+  The target of multistep consistency models, with one step of the
   teacher and then one of the student to the end of its segment: Heek, Hoogeboom, Salimans,
-  Multistep Consistency Models (arXiv:2403.06807), section 3. At s with sigma_s = 0 it is x_s /
+  Multistep Consistency Models (arXiv:2403.06807). At s with sigma_s = 0 it is x_s /
   alpha_s.
   """
   (alpha, sigma), (alpha_s, sigma_s) = (tuple(expand(a, x) for a in v) for v in (now, then))
@@ -75,7 +75,7 @@ def snr_weight(log_snr: jax.Array, weight: str = "truncated_snr") -> jax.Array:
   "constant" 1; "snr" S, the squared error of eps; "truncated_snr" max(S, 1), the larger of both
   errors; "snr_plus_one" S + 1, the squared error of v. Like log_snr.
 
-  Salimans and Ho (arXiv:2202.00512), section 4 and eq. 9 and 10.
+  Salimans and Ho (arXiv:2202.00512).
 
   Raises:
     ValueError: there is no such weight.
@@ -98,7 +98,7 @@ def progressive(
 ) -> jax.Array:
   """w(l) mean (x0_student - sg target)^2: progressive distillation.
 
-  Salimans and Ho (arXiv:2202.00512), algorithm 2. In float32 ask a network that predicts v or x0
+  Salimans and Ho (arXiv:2202.00512). In float32 ask a network that predicts v or x0
   for x0: from eps it is inexact at low SNR.
 
   Args:
@@ -180,7 +180,7 @@ def addim_step(
   alpha_s x0 + sqrt(sigma_s^2 + (D / ||eps||^2) (alpha_s - alpha_t sigma_s / sigma_t)^2 v) eps, with
   v = eta / (2 + sigma_t^2 / alpha_t^2) for the variance of x0, D numbers in an example.
 
-  Heek, Hoogeboom, Salimans (arXiv:2403.06807), section 3. There is no official code; the form of v
+  Heek, Hoogeboom, Salimans (arXiv:2403.06807). There is no official code; the form of v
   has not been checked against the paper.
   """
   (alpha, sigma), (alpha_s, sigma_s) = (tuple(expand(a, x) for a in v) for v in (now, then))

@@ -50,11 +50,11 @@ def base(arg=None, method=None, **defaults):
   config.noise.low = 0.02
   config.noise.high = 0.98
   config.noise.sigma_min = 0.01
-  config.noise.sigma_max = 80.0
+  config.noise.sigma_max = 20.0
 
   config.sampler = ConfigDict()  # how samples are made of the student: evals/samples.py
   config.sampler.name = "few_step"  # few_step | heun | flow_map
-  config.sampler.sigmas = (80.0,)  # noise levels of few_step, one for each evaluation
+  config.sampler.sigmas = (20.0,)  # noise levels of few_step, one for each evaluation
   config.sampler.steps = 18  # of heun, flow_map
   config.sampler.guidance = 1.0
   config.eval_samples = 4096
@@ -85,6 +85,8 @@ def _images(config):
     model.num_classes = 10
   config.noise.mean = -1.2
   config.noise.std = 1.2
+  config.noise.sigma_max = 80.0
+  config.sampler.sigmas = (80.0,)
   config.pretrained.teacher = STARTS.get(config.arg.data, "")
 
 

@@ -14,7 +14,7 @@ def get_config(arg=None):
   method = dict(
     name="diffusion.dmd2",
     divergence="reverse_kl",  # a key of losses/f_divergence.py; others are f-distill
-    sigmas=(80.0,),  # the student's steps
+    sigmas=(20.0,),  # the student's steps
     guidance=1.0,
     adversarial=3e-3,  # weight of the GAN in the generator's loss
     discriminator=1e-2,  # and in the fake score's
@@ -25,7 +25,7 @@ def get_config(arg=None):
   common.two_players(config)
   config.method.divergence = config.arg.divergence
   config.noise.name = "karras"
-  if config.arg.steps == 4:
-    config.method.sigmas = (80.0, 4.0, 1.0, 0.3)
-    config.sampler.name, config.sampler.sigmas = "few_step", config.method.sigmas
+  first = config.noise.sigma_max
+  config.method.sigmas = (first,) if config.arg.steps == 1 else (first, 4.0, 1.0, 0.3)
+  config.sampler.sigmas = config.method.sigmas
   return common.smoke(config) if config.arg.smoke else config

@@ -1,6 +1,8 @@
 """Calls for the golden values of schedules of noise and of how networks are read on them."""
 
+import jax
 import jax.numpy as jnp
+import numpy as np
 from diffusion_sampling_cases import STABLE_DIFFUSION, network
 
 from distill_jax.diffusion import ddpm, preconditioning, schedules
@@ -30,18 +32,20 @@ def cosine_logsnr(i, h):
 
 
 def vp_logsnr_conversions(i, h):
-  schedule = schedules.vp_cosine()
-  t = schedule.time(jnp.exp(-i.logsnr / 2))
+  def alpha(log_snr):
+    return jnp.sqrt(jax.nn.sigmoid(log_snr))
+
+  by_log_snr = schedules.Schedule(alpha, lambda x: alpha(-x), lambda r: -2 * jnp.log(r), 20, -20)
 
   def convert(source, target):
-    return schedules.convert(i.pred, i.z, t, schedule, source, target)
+    return schedules.convert(i.pred, i.z, i.logsnr, by_log_snr, source, target)
 
-  alpha, sigma = (schedules.expand(f(t), i.z) for f in (schedule.alpha, schedule.sigma))
+  a, s = (schedules.expand(alpha(x), i.z) for x in (i.logsnr, -i.logsnr))
   return {
     "out": convert("epsilon", "x0"),
     "out_eps_from_x": convert("x0", "epsilon"),
     "out_x_from_v": convert("v", "x0"),
-    "out_v_from_x_eps": alpha * i.pred - sigma * i.z,
+    "out_v_from_x_eps": a * i.pred - s * i.z,
   }
 
 
@@ -57,10 +61,20 @@ def rcm_scaling(i, h):
   }
 
 
+def away_from_zero(function):
+  """FastGen's divisors are at least 1e-6; the derivative is the function's own."""
+
+  def clamped(t):
+    value = function(t)
+    return value + jax.lax.stop_gradient(jnp.where(value < 1e-6, 1e-6 - value, 0))
+
+  return clamped
+
+
 def schedule_conversions(i, h):
   kind, t = h["schedule"], i.t
   if kind == "sd":
-    abar = jnp.asarray(STABLE_DIFFUSION)[(1000 * t).astype(int)]
+    abar = jnp.asarray(STABLE_DIFFUSION)[(1000 * np.asarray(t)).astype(int)]
     schedule = schedules.Schedule(
       lambda t: jnp.sqrt(abar), lambda t: jnp.sqrt(1 - abar), lambda ratio: t, 0.0, 1.0
     )
@@ -70,9 +84,15 @@ def schedule_conversions(i, h):
   alpha, sigma = schedule.alpha(t), schedule.sigma(t)
   x_t = schedules.noised(schedule, i.x0, i.noise, t)
   names = {"x0": "x0", "eps": "epsilon", "v": "v", "flow": "flow"}
+  divided = dict(
+    x0=schedule._replace(sigma=away_from_zero(schedule.sigma)),
+    eps=schedule._replace(alpha=away_from_zero(schedule.alpha)),
+  )
   others = ["x0", "eps", "v" if kind == "sd" else "flow"]
   out = {
-    f"out_{a}_to_{b}": schedules.convert(i.pred, x_t, t, schedule, names[a], names[b])
+    f"out_{a}_to_{b}": schedules.convert(
+      i.pred, x_t, t, divided.get(a, schedule), names[a], names[b]
+    )
     for a in others
     for b in others
     if a != b

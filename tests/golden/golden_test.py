@@ -49,7 +49,7 @@ def test_golden(path, case):
       pytest.skip(reasons[method])
   assert method in cases.CASES, f"{path}: tests/golden/cases.py maps no function to {method!r}"
   with jax.enable_x64(True):
-    got = call(cases.CASES[method], meta["hyper"], arrays)
+    got = call(cases.CASES[method], meta["hyper"], arrays, meta["source"])
   inputs = [a for name, a in arrays.items() if name.startswith("in_") and a.dtype.kind == "f"]
   want = {name: a for name, a in arrays.items() if name.startswith(("out", "grad_"))}
   assert want.keys() <= got.keys(), f"no {sorted(want.keys() - got.keys())}"
@@ -57,15 +57,16 @@ def test_golden(path, case):
     compare(name, np.asarray(got[name]), value, inputs, case, meta.get("precision"))
 
 
-def call(function, hyper, arrays):
-  """`out*` and `grad_*` of a case: function(inputs, hyper) -> out or a dict of out, out_X."""
+def call(function, hyper, arrays, source):
+  """`out*` and `grad_*` of a case: function(inputs, hyper) -> out or a dict of out, out_X. The
+  inputs have `source` too, where one method has several functions."""
   inputs = {name[3:]: a for name, a in arrays.items() if name.startswith("in_")}
   grads = [name[5:] for name in arrays if name.startswith("grad_")]
   student = {name: inputs.pop(name) for name in grads}
   fixed = {name: jnp.asarray(a) if a.dtype.kind == "f" else a for name, a in inputs.items()}
 
   def total(student):
-    out = function(types.SimpleNamespace(**fixed, **student), hyper)
+    out = function(types.SimpleNamespace(**fixed, **student, source=source), hyper)
     out = out if isinstance(out, dict) else {"out": out}
     return jnp.sum(out["out"]), out
 

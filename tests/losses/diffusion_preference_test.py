@@ -1,5 +1,7 @@
 """Preference losses of diffusion models: known values, directions, saturation."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,7 +12,9 @@ from distill_jax.losses import diffusion_preference as pref
 ZERO = jnp.zeros(1)
 
 
-@pytest.mark.parametrize("loss", [pref.diffusion_dpo, pref.pso])
+@pytest.mark.parametrize(
+  "loss", [pref.diffusion_dpo, pref.pso, partial(pref.pso, rejected_weight=0.5)]
+)
 def test_at_the_reference_it_is_log_2(loss):
   errors = jnp.array([3.0]), jnp.array([5.0])
   np.testing.assert_allclose(loss(*errors, *errors, beta=7.0), np.log(2), rtol=1e-6)

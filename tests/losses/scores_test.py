@@ -196,6 +196,15 @@ def test_mmd_sees_far_sets_apart():
   np.testing.assert_allclose(mmd.rbf_mmd(x, y, unbiased=True), 2, rtol=1e-6)
 
 
+def test_unbiased_mmd_leaves_out_the_diagonal_of_each_kernel():
+  """Two rows at distance d: k(x, x') is one value, with one bandwidth or with two."""
+  x, y = jnp.array([[0.0], [1.0]]), jnp.array([[0.0], [2.0]])
+  k = lambda d: np.exp(-(d**2) / 2) + np.exp(-(d**2) / 8)  # noqa: E731
+  want = k(1) + k(2) - 2 * (k(0) + k(2) + k(1) + k(1)) / 4
+  got = mmd.rbf_mmd(x, y, bandwidths=[1.0, 2.0], unbiased=True)
+  np.testing.assert_allclose(got, want, rtol=1e-5)
+
+
 def test_mmd_errors():
   with pytest.raises(ValueError, match="two rows"):
     mmd.rbf_mmd(jnp.zeros((1, 3)), jnp.zeros((4, 3)), unbiased=True)
