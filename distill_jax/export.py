@@ -19,7 +19,7 @@ from distill_jax.checkpoint import Checkpoints
 from distill_jax.config import ConfigError
 from distill_jax.data import tokenizer
 from distill_jax.mesh import make_mesh
-from distill_jax.models import huggingface, lora, pretrained
+from distill_jax.models import adapters, huggingface, lora, pretrained
 
 FORMATS: dict[str, Callable] = dict(distill_jax=pretrained.save, huggingface=huggingface.save)
 
@@ -27,8 +27,8 @@ FORMATS: dict[str, Callable] = dict(distill_jax=pretrained.save, huggingface=hug
 def export(
   workdir: pathlib.Path, out: pathlib.Path, *, tree: str, dtype: str, format: str = "distill_jax"
 ) -> int:
-  """Writes `state[tree]` of the latest checkpoint; a dotted tree names a part, such as
-  ema.constant_0.999.
+  """Writes `state[tree]` of the latest checkpoint, of the first seed where there are several; a
+  dotted tree names a part, such as ema.constant_0.999.
 
   Returns:
     The step that the parameters are from.
@@ -53,7 +53,11 @@ def export(
     if key not in params:
       raise ConfigError(f"The state has no {tree!r}." + config_lib.did_you_mean(key, params))
     params = params[key]
-  if "name" in config.models.student:  # a network of the diffusion family
+  if "name" in config.models.student:  # no transformer: a network, a classifier
+    if config.seeds > 1:
+      params = jax.tree.map(lambda x: x[0], params)
+    if "factors" in params:
+      params = adapters.merge(params["base"], params["factors"])
     pretrained.save(out, jax.device_get(params), config.models.student, dtype)
     return int(state["step"])
   arch = pretrained.architecture(config, "student")

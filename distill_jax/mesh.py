@@ -81,6 +81,17 @@ def connect_groups(mesh: Mesh) -> None:
       jax.block_until_ready(jax.jit(summed)(ones))
 
 
+def split_batch(x: jax.Array) -> jax.Array:
+  """x [B, ...] with its first axis over `data` and `fsdp` and the rest whole, where there is a mesh
+  that divides it. Without the word XLA may split activations as the weights are, and move them."""
+  mesh = jax.sharding.get_abstract_mesh()
+  if not {"data", "fsdp"} <= set(mesh.axis_names) or mesh.manual_axes:
+    return x
+  if len(x) % (mesh.shape["data"] * mesh.shape["fsdp"]):
+    return x
+  return jax.lax.with_sharding_constraint(x, jax.P(("data", "fsdp")))
+
+
 def shardings(tree: Any, rules: Sequence[tuple[str, Sequence]], mesh: Mesh) -> Any:
   """NamedShardings for a tree of arrays or shapes.
 

@@ -1,4 +1,5 @@
-"""`minimize` against updates worked out by hand; `load`; what a non-finite step leaves behind."""
+"""`minimize` against updates worked out by hand; `load`; what a non-finite step leaves behind;
+several seeds at once."""
 
 from functools import partial
 
@@ -10,7 +11,7 @@ import pytest
 
 from distill_jax import method
 from distill_jax.config import ConfigError
-from distill_jax.method import minimize
+from distill_jax.method import Method, minimize, over_seeds
 
 ROWS, WIDTH = 12, 3
 
@@ -181,3 +182,65 @@ def test_an_unknown_name_is_one_line_with_a_suggestion(kind, name, says):
   with pytest.raises(ConfigError) as error:
     method.load(kind, name)
   assert str(error.value).startswith(says) and "\n" not in str(error.value)
+
+
+def toy_method():
+  """Noisy SGD from random weights, with a teacher that any seed may read and a count by step."""
+
+  def init(key, pretrained):
+    w = jax.random.normal(key, (WIDTH,))
+    state = dict(step=jnp.int32(0), student=dict(w=w, b=jnp.float32(0)))
+    return dict(state, opt=SGD.init(state["student"])), dict(teacher=jnp.full(WIDTH, 2.0))
+
+  def step(state, frozen, batch, key):
+    key_noise, key_step = jax.random.split(key)
+    noise = jax.random.normal(key_noise, (WIDTH,))
+    batch = dict(batch, y=batch["y"] + batch["x"] @ (frozen["teacher"] + noise))
+
+    def updated(state):
+      args = state["student"], state["opt"], batch, key_step
+      student, opt, metrics = minimize(SGD, loss_fn, *args)
+      return dict(state, student=student, opt=opt), metrics["loss"]
+
+    def rest(state):
+      return state, (jnp.float32(0), jnp.float32(0))
+
+    state, loss = jax.lax.cond(state["step"] % 2 == 0, updated, rest, state)
+    return dict(state, step=state["step"] + 1), dict(loss=loss)
+
+  return Method(init, step)
+
+
+def test_each_of_several_seeds_is_a_run_of_its_own_key():
+  one, batch = toy_method(), make_batch(UNEVEN)
+  many = over_seeds(one, 3)
+  state, frozen = jax.jit(many.init)(jax.random.key(0), {})
+  assert state["step"].shape == () and state["student"]["w"].shape == (3, WIDTH)
+  assert frozen["teacher"].shape == (WIDTH,)  # shared
+  step, step_one = jax.jit(many.step), jax.jit(one.step)
+  alone = [one.init(key, {})[0] for key in jax.random.split(jax.random.key(0), 3)]
+  for t in range(3):
+    key = jax.random.fold_in(jax.random.key(1), t)
+    state, metrics = step(state, frozen, batch, key)
+    pairs = [
+      step_one(s, frozen, batch, k) for s, k in zip(alone, jax.random.split(key, 3), strict=True)
+    ]
+    alone = [s for s, _ in pairs]
+    want = sum(np.array(jax.device_get(m["loss"])) for _, m in pairs)
+    np.testing.assert_allclose(np.array(metrics["loss"]), want, rtol=1e-5)
+  assert int(state["step"]) == 3 and step._cache_size() == 1
+  for i, single in enumerate(alone):
+    for name in ("student", "opt"):
+      of_seed = jax.tree.map(lambda x, i=i: x[i], state[name])
+      jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), of_seed, single[name]
+      )
+  assert not np.allclose(*state["student"]["w"][:2])  # the seeds differ
+  # the turn is not a matter of seeds: a conditional stays one
+  text = str(jax.make_jaxpr(many.step)(state, frozen, batch, jax.random.key(0)))
+  assert "cond[" in text
+
+
+def test_several_seeds_need_a_step_that_is_all():
+  with pytest.raises(ConfigError, match="one seed at a time"):
+    over_seeds(toy_method()._replace(prepare=lambda *args: args[2]), 2)

@@ -3,6 +3,7 @@
 import json
 import pathlib
 
+import numpy as np
 import pytest
 
 from distill_jax import config as config_lib
@@ -61,10 +62,10 @@ def test_each_row_and_seed_runs_once_in_a_folder_of_its_own(tmp_path, runs):
   values = tables.run_rows(TABLE, tmp_path, seeds=2)
   assert runs == [
     ("teacher", 0, 0.25, 0),
-    ("cross-entropy (seed 0)", 0, 0.25, 2),
-    ("cross-entropy (seed 1)", 1, 0.25, 2),
-    ("forward KL [ours] (seed 0)", 0, 0.5, 2),
-    ("forward KL [ours] (seed 1)", 1, 0.5, 2),
+    ("cross-entropy (seed=0)", 0, 0.25, 2),
+    ("cross-entropy (seed=1)", 1, 0.25, 2),
+    ("forward KL [ours] (seed=0)", 0, 0.5, 2),
+    ("forward KL [ours] (seed=1)", 1, 0.5, 2),
   ]
   done = sorted(p.parent.relative_to(tmp_path).as_posix() for p in tmp_path.rglob("result.json"))
   folders = ("cross-entropy/0", "cross-entropy/1", "forward-kl-ours/0", "forward-kl-ours/1")
@@ -74,7 +75,7 @@ def test_each_row_and_seed_runs_once_in_a_folder_of_its_own(tmp_path, runs):
   assert tables.run_rows(TABLE, tmp_path, seeds=2) == values
   assert len(runs) == 5  # a second call reads what is there
   tables.run_rows(TABLE, tmp_path, seeds=3)
-  assert [title for title, *_ in runs[5:]] == [f"{CE} (seed 2)", f"{KD} (seed 2)"]
+  assert [title for title, *_ in runs[5:]] == [f"{CE} (seed=2)", f"{KD} (seed=2)"]
 
 
 def test_a_row_without_a_result_is_run_again_and_nothing_else(tmp_path, runs):
@@ -296,3 +297,53 @@ def test_an_error_of_the_program_is_not_hidden(tmp_path, monkeypatch):
 
 def test_machine_names_cores_and_processor():
   assert " cores, " in tables.machine()
+
+
+def test_all_seeds_of_a_row_at_once_and_references_alone(tmp_path, monkeypatch):
+  made = []
+
+  def run(config, workdir, *, title):
+    made.append((title, config.seeds, config.seed, workdir.relative_to(tmp_path).as_posix()))
+    workdir.mkdir(parents=True)
+    config_lib.save(config, workdir)
+    each = {f"{BITS}@{i}": 2.0 + i for i in range(config.seeds)}
+    results = {**(each if config.seeds > 1 else {BITS: 1.0}), RATE: 100.0}
+    (workdir / "result.json").write_text(json.dumps(results))
+    return results
+
+  monkeypatch.setattr(train, "run", run)
+  table = TABLE._replace(at_once=True, rows=TABLE.rows[:2])
+  values = tables.run_rows(table, tmp_path, seeds=3)
+  assert made == [
+    ("teacher", 1, 0, "teacher/0"),
+    ("cross-entropy (seeds=3)", 3, 0, "cross-entropy/all"),
+  ]
+  assert values[CE][BITS] == [2.0, 3.0, 4.0] and values["teacher"][BITS] == [1.0]
+  assert values[CE][RATE] == [100.0]  # of the program, whose seeds are not told apart
+  assert tables.cells(table, values)[1][1][1] == "3.000 ± 1.000"
+  assert tables.run_rows(table, tmp_path, seeds=3) == values and len(made) == 2
+  with pytest.raises(ConfigError, match="another config"):  # another number of seeds
+    tables.run_rows(table, tmp_path, seeds=2)
+  tables.run_rows(table, tmp_path, seeds=1)  # one seed is an ordinary run
+  assert made[-1] == ("cross-entropy", 1, 0, "cross-entropy/0")
+
+
+@pytest.mark.parametrize("at_once, folder", [(False, "0"), (True, "all")])
+def test_samples_are_drawn_of_the_first_seed_of_each_row(tmp_path, monkeypatch, at_once, folder):
+  from distill_jax import plots, sample
+
+  asked = []
+
+  def samples(workdir, n):
+    asked.append((workdir.relative_to(tmp_path).as_posix(), n))
+    x = np.random.default_rng(len(asked)).normal(size=(n, 2))
+    return x, x
+
+  drawn = {}
+  monkeypatch.setattr(sample, "samples", samples)
+  monkeypatch.setattr(sample, "draw", lambda panels, out, title: drawn.update({out: panels}))
+  plots.draw_samples(TABLE._replace(samples=5, at_once=at_once), tmp_path, seeds=2)
+  rows = ["teacher/0", f"cross-entropy/{folder}", f"forward-kl-ours/{folder}"]
+  assert asked == [(row, 5) for row in rows]
+  panels = drawn[tmp_path / "samples.png"]
+  assert [*panels] == ["data", "teacher", CE, KD] and panels["data"].shape == (5, 2)

@@ -117,6 +117,8 @@ def read_idx(file: pathlib.Path) -> np.ndarray:
   if len(data) < 4 or data[:3] != b"\0\0\x08" or not 1 <= data[3] <= 4:
     raise ConfigError(f"{file} is not an IDX file of bytes.")
   begin = 4 + 4 * data[3]
+  if len(data) < begin:
+    raise ConfigError(f"{file} ends within its header: fetch it again.")
   shape = tuple(int(n) for n in np.frombuffer(data[4:begin], ">u4"))
   if len(data) - begin != np.prod(shape, dtype=object):
     raise ConfigError(
@@ -140,7 +142,8 @@ def _tfds(name: str, split: str) -> Images:
 
 
 def _scaled(x: np.ndarray) -> np.ndarray:
-  return x.astype(np.float32) / 127.5 - 1
+  """Bytes to [-1, 1]; floats, such as latents, as they are."""
+  return x.astype(np.float32) / 127.5 - 1 if x.dtype == np.uint8 else x.astype(np.float32)
 
 
 class _Rows:

@@ -1,7 +1,7 @@
 """Points of an exact distribution: {"x": float32[B, D], "label": int32[B]}.
 
-`config.data.distribution` names one of `diffusion.distributions`. Point i is always the same one, drawn
-from (seed, i), so a resumed run sees the points that it would have seen.
+`config.data.distribution` names one of `diffusion.distributions`. The 65,536 points of a seed are
+always the same, so a resumed run sees the points that it would have seen.
 """
 
 import grain

@@ -1,4 +1,4 @@
-"""The fake score: a network that learns, by denoising, the distribution of what a generator makes."""
+"""The fake score: a network that learns, by denoising, the distribution that a generator makes."""
 
 from typing import Any
 

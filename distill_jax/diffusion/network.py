@@ -27,6 +27,7 @@ from ml_collections import ConfigDict
 
 from distill_jax import method as method_lib
 from distill_jax.diffusion.schedules import Schedule, expand, flow, guided, rates
+from distill_jax.models import adapters
 
 Condition = dict[str, jax.Array]
 Params = Any
@@ -57,24 +58,41 @@ def default_config() -> ConfigDict:
       num_classes=0,
       conditions=(),  # of models/embedding.py
       vector_width=0,
+      dtype="float32",  # of products and activations; parameters, time and output are float32
       distribution="mixture25",  # of an analytic teacher, see diffusion/distributions.py
+      lora_rank=0,  # above 0 only factors of this rank learn: models/adapters.py
+      lora_pattern="kernel$",  # paths of the kernels that have factors
     )
   )
 
 
 def make(config, name: str) -> Network:
-  """The network `name` of config.models, for examples of `config.data.shape`."""
+  """The network `name` of config.models, for examples of `config.data.shape`.
+
+  With `lora_rank` its parameters are `base`, which has no gradient, and `factors`. The optimiser's
+  weight decay would reach the base all the same: leave it at 0.
+  """
   given, shape = config.models[name], tuple(config.data.shape)
   if given.name == "analytic":
     return _analytic(given, shape)
   module = method_lib.load("models", given.name)
-  return Network(
-    lambda key: module.init(given, shape, key),
-    lambda params, x, angle, condition: module.apply(given, params, x, angle, condition),
-    shape,
-    given.sigma_data,
-    given.num_classes,
-  )
+
+  def raw(params, x, angle, condition):
+    if given.lora_rank:
+      params = adapters.merge(jax.lax.stop_gradient(params["base"]), params["factors"])
+    time = params["embed"]  # in bfloat16 neighbouring times would be one
+    params = jax.tree.map(lambda p: p.astype(given.dtype), params) | dict(embed=time)
+    f, features = module.apply(given, params, x.astype(given.dtype), angle, condition)
+    return f.astype(x.dtype), features
+
+  def init(key):
+    params = module.init(given, shape, key)
+    if not given.lora_rank:
+      return params
+    factors = adapters.init(params, jax.random.fold_in(key, 1), given.lora_rank, given.lora_pattern)
+    return dict(base=params, factors=factors)
+
+  return Network(init, raw, shape, given.sigma_data, given.num_classes)
 
 
 def _analytic(config, shape: tuple[int, ...]) -> Network:
@@ -248,6 +266,8 @@ def params(config, name: str, key: jax.Array, pretrained: dict[str, Any]) -> Par
   fresh = make(config, name).init(key)
   names = ("teacher",) if name == "teacher" else (name, "start", "teacher")
   source = next((pretrained[n] for n in names if n in pretrained), None)
+  if source is not None and config.models[name].lora_rank and "factors" not in source:
+    return dict(fresh, base=graft(fresh["base"], source))
   return fresh if source is None else graft(fresh, source)
 
 

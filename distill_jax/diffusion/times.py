@@ -32,5 +32,10 @@ def draw(config, key: jax.Array, n: int) -> jax.Array:
   raise ConfigError(f"noise: no {config.name!r}." + did_you_mean(config.name, NAMES))
 
 
+def guidance(config, key: jax.Array, n: int) -> jax.Array:
+  """n guidance scales, uniform in [low, high] of the config."""
+  return _between(config, key, n)
+
+
 def _between(config, key: jax.Array, n: int) -> jax.Array:
   return jax.random.uniform(key, (n,), minval=config.low, maxval=config.high)

@@ -1,7 +1,8 @@
 """What a student's samples are like, against data that training never saw.
 
-On an exact mixture: log-likelihood and coverage; elsewhere and there: distances between the two
-sets of samples (see distances.py). Of several seeds in one run each value is NAME@SEED. The student's first moving average is sampled, where it has one.
+On an exact mixture: log-likelihood, modes and distances; of images: what a classifier says of them
+(see measures.py). Of several seeds in one run each value is NAME@SEED. The student's first moving
+average is sampled, where it has one.
 """
 
 import jax
@@ -9,41 +10,49 @@ import jax.numpy as jnp
 
 from distill_jax import method as method_lib
 from distill_jax.config import ConfigError
-from distill_jax.diffusion import distributions, samplers
 from distill_jax.diffusion import network as network_lib
+from distill_jax.diffusion import samplers
 from distill_jax.diffusion.schedules import karras_sigmas
-from distill_jax.evals import distances
+from distill_jax.evals import measures
 
 
 def make(config):
   """Draws `eval_samples` images at every evaluation, with the same noise and labels."""
   data = method_lib.load("data", config.data.name)
   real = data.validation(config, config.eval_samples)
+  points = config.data.name == "points"
   draw = jax.jit(lambda params: sample(config, params, real["label"]))
-  measure = _on_mixture(config) if config.data.name == "points" else _on_images(config)
+  measure = measures.on_mixture(config) if points else measures.on_images(config)
+
+  def one(params, label):
+    return measure(real if label is None else dict(real, label=label), draw(params))
 
   def evaluate(state, frozen):
     params = next(iter(state["ema"].values()), state["student"])
+    params = (params, state.get("label"))  # particles have labels of their own
     if config.seeds == 1:
-      return measure(real, draw(params))
-    each = [
-      measure(real, draw(jax.tree.map(lambda x: x[i], params)))  # noqa: B023
-      for i in range(config.seeds)
-    ]
+      return one(*params)
+    each = [one(*jax.tree.map(lambda x: x[i], params)) for i in range(config.seeds)]
     return {f"{name}@{i}": v for i, values in enumerate(each) for name, v in values.items()}
 
   return evaluate
 
 
 def sample(config, params, labels) -> jax.Array:
-  """One image for each label, by `config.sampler`; the noise is always the same."""
+  """One image for each label, by `config.sampler`; the noise is always the same. Particles are
+  their own samples."""
+  if config.sampler.name == "particles":
+    return params[: len(labels)]
   network, given = network_lib.make(config, "student"), config.sampler
   condition = {"label": jnp.asarray(labels)} if network.num_classes else {}
+  scale = given.guidance
+  if "guidance" in config.models.student.conditions:  # told, in one evaluation
+    condition["guidance"], scale = jnp.full(len(labels), scale), 1.0
   z = jax.random.normal(jax.random.key(1), (len(labels), *network.shape))
 
   def denoise(x, sigma):
     sigma = jnp.broadcast_to(jnp.asarray(sigma, x.dtype), x.shape[:1])
-    return network_lib.guided_denoise(network, params, x, sigma, condition, given.guidance)
+    return network_lib.guided_denoise(network, params, x, sigma, condition, scale)
 
   def jump(x, sigma, sigma_to):
     sigma, sigma_to = (jnp.full(len(x), 1, x.dtype) * s for s in (sigma, sigma_to))
@@ -56,52 +65,10 @@ def sample(config, params, labels) -> jax.Array:
       return samplers.few_step(denoise, x, sigmas, key)
     case "flow_map":
       return samplers.flow_map(jump, x, sigmas, key)
+    case "euler":
+      return samplers.euler(denoise, x, sigmas)
     case "heun":
       levels = karras_sigmas(given.steps, config.noise.sigma_min, given.sigmas[0])
       return samplers.heun(denoise, x, levels)
-  raise ConfigError(f"sampler.name: no {given.name!r}: few_step, heun or flow_map.")
-
-
-def _on_mixture(config):
-  """Of generated points: their likelihood and modes by the exact density, and how far they are from
-  as many points of it.
-
-  nll_gap          E[-log p(x)] - entropy of p, nats: how unlikely they are; 0 at best, and below 0
-                   where modes are missing or too narrow
-  sliced_w2        root of the mean over directions of the squared 1-D Wasserstein distance
-  energy           energy distance
-  modes            how many of the modes have at least a fifth of their share of the good points
-  mode_kl          KL of the modes' shares of the good points from the true ones, nats
-  precision        the share of good points, within three standard deviations of a mode
-  right_class      the share of points in a mode of the class that was asked for
-  """
-  exact = distributions.named(config.data.distribution)
-
-  @jax.jit
-  def measure(real, made):
-    modes = distances.mode_coverage(made, exact.means, exact.stds)
-    true = exact.weights / jnp.sum(exact.weights)
-    log_ratio = jnp.log(jnp.where(modes.shares > 0, modes.shares / true, 1))
-    owner = jnp.argmax(exact.responsibilities(made), axis=1)
-    directions = distances.random_directions(jax.random.key(3), made.shape[1], 64)
-    return dict(
-      nll_gap=jnp.mean(exact.log_prob(real["x"])) - jnp.mean(exact.log_prob(made)),
-      sliced_w2=distances.sliced_wasserstein(made, real["x"], directions),
-      energy=distances.energy_distance(made, real["x"]),
-      modes=jnp.sum(modes.shares > 0.2 * true),
-      mode_kl=jnp.sum(modes.shares * log_ratio),
-      precision=modes.quality,
-      right_class=jnp.mean(exact.labels[owner] == real["label"]),
-    )
-
-  return lambda real, made: {k: float(v) for k, v in measure(real, made).items()}
-
-
-def _on_images(config):
-  """Until a classifier is named, distances of pixels: see `features`."""
-
-  def measure(real, made):
-    x, y = (a.reshape(len(a), -1) for a in (made, real["x"]))
-    return dict(pixel_energy=float(distances.energy_distance(x, y)))
-
-  return measure
+  names = "few_step, flow_map, euler, heun or particles"
+  raise ConfigError(f"sampler.name: no {given.name!r}: {names}.")

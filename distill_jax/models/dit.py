@@ -12,6 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from distill_jax.mesh import split_batch
 from distill_jax.models import embedding
 from distill_jax.models.mlp import affine, dense
 
@@ -58,7 +59,8 @@ def apply(
   config, params: Params, x: jax.Array, angle: jax.Array, condition: dict[str, jax.Array]
 ) -> tuple[jax.Array, jax.Array]:
   """F [B, H, W, C] and the features [B, N, width] of the middle layer, from x of unit variance."""
-  embedded = jax.nn.silu(embedding.apply(config, params["embed"], angle, condition))
+  embedded = embedding.apply(config, params["embed"], angle, condition)
+  embedded = jax.nn.silu(embedded).astype(x.dtype)
   b, height, across, channels = x.shape
   p, rows, columns = config.patch, height // config.patch, across // config.patch
   patches = x.reshape(b, rows, p, columns, p, channels).swapaxes(2, 3)
@@ -68,7 +70,7 @@ def apply(
   def layer(carry, inputs):
     h, features = carry
     number, p = inputs
-    h = _layer(config, p, h, embedded)
+    h = split_batch(_layer(config, p, split_batch(h), embedded))
     return (h, jnp.where(number == config.depth // 2, h, features)), None
 
   numbers = jnp.arange(config.depth)

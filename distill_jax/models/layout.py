@@ -143,7 +143,7 @@ def theirs(rows: Iterable[Row], flat: Mapping[str, Any], arch) -> dict[str, np.n
 
 
 def tree(leaves: Mapping[str, Any], separator: str = "/") -> dict[str, Any]:
-  """Values by path as a nested dict."""
+  """Values by path as a nested dict; names 0, 1, ... are places in a list."""
   nested: dict[str, Any] = {}
   for path, value in leaves.items():
     *parents, last = path.split(separator)
@@ -151,11 +151,19 @@ def tree(leaves: Mapping[str, Any], separator: str = "/") -> dict[str, Any]:
     for parent in parents:
       node = node.setdefault(parent, {})
     node[last] = value
-  return nested
+  return {name: _lists(value) for name, value in nested.items()}
+
+
+def _lists(node: Any) -> Any:
+  if not isinstance(node, dict):
+    return node
+  node = {name: _lists(value) for name, value in node.items()}
+  places = [str(i) for i in range(len(node))]
+  return [node[i] for i in places] if set(node) == set(places) else node
 
 
 def paths(params: Any, separator: str = "/") -> dict[str, Any]:
-  """The leaves of a nested dict by path."""
+  """The leaves of a nest of dicts and lists by path."""
   return {
     jax.tree_util.keystr(path, simple=True, separator=separator): x
     for path, x in jax.tree_util.tree_leaves_with_path(params)

@@ -37,7 +37,7 @@ def apply(
   config, params: Params, x: jax.Array, angle: jax.Array, condition: dict[str, jax.Array]
 ) -> tuple[jax.Array, jax.Array]:
   """F [B, D] and the features [B, 1, width] of the middle layer, from x [B, D] of unit variance."""
-  embedded = embedding.apply(config, params["embed"], angle, condition)
+  embedded = embedding.apply(config, params["embed"], angle, condition).astype(x.dtype)
   h = affine(params["inputs"], x) + embedded
 
   def layer(h, p):

@@ -57,7 +57,8 @@ def apply(
   config, params: Params, x: jax.Array, angle: jax.Array, condition: dict[str, jax.Array]
 ) -> tuple[jax.Array, jax.Array]:
   """F [B, H, W, C] and the features [B, h w, width] of the middle, from x of unit variance."""
-  embedded = jax.nn.silu(embedding.apply(config, params["embed"], angle, condition))
+  embedded = embedding.apply(config, params["embed"], angle, condition)
+  embedded = jax.nn.silu(embedded).astype(x.dtype)
   h, skips, last = convolve(params["inputs"], x), [], len(params["down"]) - 1
   for level, block in enumerate(params["down"]):
     h = _residual(config, block, h, embedded)

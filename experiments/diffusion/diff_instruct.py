@@ -4,7 +4,7 @@ random guidance.
 Paper: Luo et al. 2023 (arXiv:2305.18455), Nguyen and Tran 2023 (arXiv:2312.05239), Nguyen et al.
   2024 (arXiv:2412.02687); no number of theirs on these data.
 Run:   python -m distill_jax.train --config
-  experiments/diffusion/diff_instruct.py[:data=digits,variant=swiftbrush] --workdir runs/diff_instruct
+  experiments/diffusion/diff_instruct.py[:data=digits,variant=snoopi] --workdir runs/diff_instruct
 Takes: see docs/ledger.md, made from the tables of which this is a row.
 """
 

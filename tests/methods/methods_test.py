@@ -95,10 +95,18 @@ def test_metrics_are_finite_pairs(method):
 
 
 def test_the_loss_falls_and_one_program_is_compiled(method):
-  _, run = method
-  _, metrics = run.go(*run.start(), 30)
-  losses = [m["loss"][0] / m["loss"][1] for m in metrics]
-  assert np.mean(losses[-5:]) < 0.9 * np.mean(losses[:5]), losses
+  """Losses of diffusion methods chase targets that move with the student, or have only a gradient:
+  there something is learned, and tests/methods/diffusion says what."""
+  name, run = method
+  state, frozen = run.start()
+  before = jax.device_get(state["student"])
+  state, metrics = run.go(state, frozen, 30)
+  if name.startswith("diffusion."):
+    moved = jax.tree.map(lambda a, b: np.abs(a - b).max(), before, jax.device_get(state["student"]))
+    assert 1e-4 < max(jax.tree.leaves(moved)) < 10
+  else:
+    losses = [m["loss"][0] / m["loss"][1] for m in metrics]
+    assert np.mean(losses[-5:]) < 0.9 * np.mean(losses[:5]), losses
   assert run.program.step._cache_size() == 1
 
 
