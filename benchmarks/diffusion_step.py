@@ -8,12 +8,12 @@ noise and optimiser.
 
 An update moves the generator, one step from noise, and then the fake score, on new images of the
 generator. The networks are three U-Nets of models/unet.py, width 32, on 16 x 16 x 3 images of ten
-classes, batch 16, float32, two threads. Theirs is that U-Net written here in PyTorch, eager, with
-Adam and the functions that the authors' files define: `generator_loss` and `__call__` of
+classes, batch 16, float32, two threads. Theirs is that U-Net in PyTorch (diffusion_unet.py), eager,
+with Adam and the functions that the authors' files define: `generator_loss` and `__call__` of
 SiD/training/sid_loss.py, `compute_distribution_matching_loss` and `compute_loss_fake` of
-DMD2/main/edm/edm_guidance.py; neither has the GAN, averages or clipping here, as on our side. Each
-side is a process of its own, so that peak memory (of its whole life, imports and compilation
-included) is its own; the two take turns on the machine.
+DMD2/main/edm/edm_guidance.py. Neither side has a GAN, averages or clipping here. Each is a process
+of its own, so that peak memory (of its whole life, imports and compilation included) is its own;
+the two take turns on the machine.
 
 First 20 updates with the same random numbers must give the same losses; only then updates are
 timed, in turns, each side drawing its own numbers as it does in training.
@@ -30,8 +30,9 @@ import tempfile
 import time
 import types
 
-BATCH, SHAPE, CLASSES, LR, PARITY_STEPS, TOLERANCE = 16, (16, 16, 3), 10, 1e-5, 20, 1e-3
-SIGMA_DATA, HEADS, GROUPS = 0.5, 2, 8
+from diffusion_unet import HEADS, SIGMA_DATA, denoiser
+
+BATCH, SHAPE, CLASSES, LR, PARITY_STEPS, TOLERANCE = 16, (16, 16, 3), 10, 1e-5, 20, 1e-4
 FILES = dict(sid="SiD/training/sid_loss.py", dmd2="DMD2/main/edm/edm_guidance.py")
 COMMITS = dict(sid="01fbb13", dmd2="8d8fa55")
 FIRST = dict(sid=2.5, dmd2=80.0)  # noise level of the generator, as the authors'
@@ -77,19 +78,26 @@ def save(method: str, folder: pathlib.Path) -> None:
     params = tree.unflatten([x + noise * jax.random.normal(k, x.shape) for x, k in pairs])
     fresh = params if name == "teacher" else fresh
     pretrained.save(folder / name, params, config.models[name], "float32")
-  empty, draws = jax.numpy.zeros((BATCH, *SHAPE)), {}
-  for t in range(PARITY_STEPS):
+
+  @jax.jit
+  def draw(t):
+    empty = jax.numpy.zeros((BATCH, *SHAPE))
     first, student, fake = jax.random.split(jax.random.fold_in(jax.random.key(1), t), 3)
-    if method == "sid":
-      draws[f"z{t}"] = jax.random.normal(first, empty.shape)
+    if method == "dmd2":  # as few_step.simulate
+      z = jax.random.normal(jax.random.split(first)[0], (1, *empty.shape))[0]
     else:
-      draws[f"z{t}"] = jax.random.normal(jax.random.split(first)[0], (1, *empty.shape))[0]
+      z = jax.random.normal(first, empty.shape)
+    numbers = {"z": z}
     fake = jax.random.split(fake, 3 if method == "sid" else 2)[0]
     for name, key in (("student", student), ("fake", fake)):
       noised, sigma = players.noised(config, key, empty)
-      draws[f"{name}_sigma{t}"] = sigma
-      draws[f"{name}_noise{t}"] = noised / sigma[:, None, None, None]
-  np.savez(folder / "draws.npz", **jax.device_get(draws))
+      numbers[f"{name}_sigma"] = sigma
+      numbers[f"{name}_noise"] = noised / sigma[:, None, None, None]
+    return numbers
+
+  drawn = [jax.device_get(draw(t)) for t in range(PARITY_STEPS)]
+  draws = {f"{name}{t}": x for t, numbers in enumerate(drawn) for name, x in numbers.items()}
+  np.savez(folder / "draws.npz", **draws)
 
 
 def labels(step: int):
@@ -156,7 +164,7 @@ def authors_class(method: str, reference: pathlib.Path, drawn: Drawn):
 
 
 class Theirs:
-  """The authors' losses on the U-Net below, with Adam."""
+  """The authors' losses on the U-Net in PyTorch, with Adam."""
 
   def __init__(self, method: str, folder: pathlib.Path, reference: pathlib.Path):
     import numpy as np
@@ -228,94 +236,9 @@ class Theirs:
         self.optims[name].zero_grad()
         loss.backward()
         self.optims[name].step()
-        pair.append(float(loss))
+        pair.append(loss.item())
       losses.append(pair)
     return losses
-
-
-def denoiser(folder: pathlib.Path):
-  """models/unet.py in PyTorch with the weights of a folder, as EDM's denoiser of NCHW images."""
-  import torch
-  from safetensors.torch import load_file
-  from torch import nn
-  from torch.nn import functional as f
-
-  flat = load_file(folder / "model.safetensors")
-
-  def dense(name):
-    out = nn.Linear(*flat[f"{name}.kernel"].shape)
-    out.weight.data, out.bias.data = flat[f"{name}.kernel"].T.contiguous(), flat[f"{name}.bias"]
-    return out
-
-  def conv(name):
-    kernel = flat[f"{name}.kernel"].permute(3, 2, 0, 1).contiguous()
-    out = nn.Conv2d(kernel.shape[1], kernel.shape[0], kernel.shape[2], padding="same")
-    out.weight.data, out.bias.data = kernel, flat[f"{name}.bias"]
-    return out
-
-  def norm(name):
-    out = nn.GroupNorm(GROUPS, len(flat[f"{name}.scale"]))
-    out.weight.data, out.bias.data = flat[f"{name}.scale"], flat[f"{name}.bias"]
-    return out
-
-  class Block(nn.Module):
-    def __init__(self, name):
-      super().__init__()
-      self.norm_1, self.norm_2 = norm(f"{name}.norm_1"), norm(f"{name}.norm_2")
-      self.first, self.second = conv(f"{name}.first"), conv(f"{name}.second")
-      self.embed, self.skip, self.attention = dense(f"{name}.embed"), nn.Identity(), None
-      if f"{name}.skip.kernel" in flat:
-        self.skip = conv(f"{name}.skip")
-      if f"{name}.attention.qkv.kernel" in flat:
-        parts = [norm(f"{name}.attention.norm")]
-        parts += [dense(f"{name}.attention.{part}") for part in ("qkv", "outputs")]
-        self.attention = nn.ModuleList(parts)
-
-    def forward(self, x, embedded):
-      h = self.first(f.silu(self.norm_1(x)))
-      scale, shift = self.embed(embedded)[:, :, None, None].chunk(2, dim=1)
-      h = self.second(f.silu(self.norm_2(h) * (1 + scale) + shift)) + self.skip(x)
-      if self.attention is None:
-        return h
-      before, qkv, after = self.attention
-      b, c, *places = h.shape
-      tokens = qkv(before(h).flatten(2).transpose(1, 2))
-      query, key, value = tokens.view(b, -1, 3, HEADS, c // HEADS).permute(2, 0, 3, 1, 4)
-      mixed = f.scaled_dot_product_attention(query, key, value).transpose(1, 2).reshape(b, -1, c)
-      return h + after(mixed).transpose(1, 2).reshape(b, c, *places)
-
-  class Denoiser(nn.Module):
-    def __init__(self):
-      super().__init__()
-      for name in ("time_1", "time_2", "label"):
-        setattr(self, name, nn.Parameter(flat[f"embed.{name}"]))
-      levels = sum(key.startswith("down.") and key.endswith("first.bias") for key in flat)
-      self.down = nn.ModuleList([Block(f"down.{i}") for i in range(levels)])
-      self.up = nn.ModuleList([Block(f"up.{i}") for i in range(levels)])
-      self.middle, self.norm = Block("middle"), norm("norm")
-      self.inputs, self.outputs = conv("inputs"), conv("outputs")
-      self.register_buffer("frequencies", 32 ** (torch.arange(16) / 15))
-
-    def forward(self, x, sigma, label, augment_labels=None):
-      sigma = sigma.reshape(-1)
-      total = (sigma**2 + SIGMA_DATA**2)[:, None, None, None]
-      phases = torch.atan2(sigma, torch.full_like(sigma, SIGMA_DATA))[:, None] * self.frequencies
-      time = f.silu(torch.cat([phases.cos(), phases.sin()], 1) @ self.time_1) @ self.time_2
-      embedded = f.silu(time + self.label[label])
-      h, skips = self.inputs(x / total.sqrt()), []
-      for i, block in enumerate(self.down):
-        h = block(f.avg_pool2d(h, 2) if i else h, embedded)
-        skips.append(h)
-      h = self.middle(h, embedded)
-      for i in reversed(range(len(self.up))):
-        h = self.up[i](torch.cat([h, skips[i]], 1), embedded)
-        h = f.interpolate(h, scale_factor=2) if i else h
-      out = self.outputs(f.silu(self.norm(h)))
-      return (
-        SIGMA_DATA**2 / total * x - sigma[:, None, None, None] * SIGMA_DATA / total.sqrt() * out
-      )
-
-  return Denoiser()
 
 
 def serve(side: str, method: str, folder: pathlib.Path, reference: pathlib.Path) -> None:

@@ -14,7 +14,7 @@ def main(*argv) -> int:
 @pytest.fixture(scope="module", params=[1, 2], ids=["one seed", "two seeds"])
 def run(request, tmp_path_factory):
   folder = tmp_path_factory.mktemp("run")
-  overrides = (f"seeds={request.param}", "steps=1")
+  overrides = (f"seeds={request.param}", "steps=1", "evals=()")
   train.run(config_lib.load("experiments/diffusion/denoising.py:smoke", overrides), folder)
   return folder
 

@@ -13,8 +13,8 @@ def get_config(arg=None):
   method = dict(
     name="diffusion.disback",
     checkpoints=5,  # the teacher's copy, and those on the way to the student's distribution
-    degradation=400,  # steps
-    hold=200,  # steps for each target
+    degradation=200,  # steps
+    hold=100,  # steps for each target
     ratio=1,  # moves of the fake score for each of the generator
     cadence="every",
   )

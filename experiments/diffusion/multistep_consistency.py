@@ -2,7 +2,8 @@
 
 Paper: Heek et al. 2024 (arXiv:2403.06807); no number of theirs on these data.
 Run:   python -m distill_jax.train
-  --config experiments/diffusion/multistep_consistency.py[:segments=4] --workdir runs/multistep_consistency
+  --config experiments/diffusion/multistep_consistency.py[:segments=4]
+  --workdir runs/multistep_consistency
 Takes: see docs/ledger.md, made from the tables of which this is a row.
 """
 

@@ -14,15 +14,16 @@ def get_config(arg=None):
     name="diffusion.rcm",
     sigmas=(20.0,),  # the student's steps
     score_weight=1.0,  # of distribution matching; 0.01 per number in the authors' code
-    tangent_warmup=1000,  # steps
+    tangent_warmup=300,  # steps
     c=0.1,  # of the tangent's norm
-    prior_weight=True,  # 1 / sigma; none in the paper
+    prior_weight=False,  # 1 / sigma
     noise=None,  # levels of the consistency loss, the others being of config.noise
-    ratio=5,  # moves of the fake score for each of the student
+    ratio=2,  # moves of the fake score for each of the student; 5 in the authors' code
     cadence="every",
   )
   config = common.base(arg, method, steps=1)
   common.two_players(config)
+  config.optim.lr, config.optim.b1 = 1e-3, 0.9  # those of consistency, not of score distillation
   with config.unlocked():
     config.method.noise = config.noise.copy_and_resolve_references()
   config.noise.name = "karras"

@@ -14,7 +14,7 @@ def get_config(arg=None):
     name="diffusion.shortcut",
     solver="data",  # data | teacher: whose velocity at step size 0
     levels=7,  # the base steps are of size 2^-levels
-    bootstrap=0.25,  # share of the batch; 1/8 in the paper
+    bootstrap=0.25,  # share of the batch; 1/8 in the authors' code
     clip=4.0,  # of bootstrapped points, for latents of unit variance; 0: none
   )
   config = common.base(arg, method, solver="data")

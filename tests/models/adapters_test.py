@@ -65,6 +65,7 @@ def test_an_adapted_network_begins_as_its_teacher_and_only_factors_have_a_gradie
   config = config_lib.load("experiments/diffusion/denoising.py:smoke", (RANK,))
   shape = (2,) if name == "mlp" else (4, 4, 1)
   config.data.shape, config.models.student.name = shape, name
+  config.models.student.multipliers, config.models.student.attention = (1,), ()
   config.models.teacher.update(config.models.student)
   config.models.teacher.lora_rank = 0
   teacher, student = (network.make(config, n) for n in ("teacher", "student"))
@@ -91,7 +92,7 @@ def test_an_adapted_network_begins_as_its_teacher_and_only_factors_have_a_gradie
 
 
 def test_a_run_leaves_the_base_and_its_export_is_merged(tmp_path):
-  config = config_lib.load("experiments/diffusion/denoising.py:smoke", (RANK,))
+  config = config_lib.load("experiments/diffusion/denoising.py:smoke", (RANK, "evals=()"))
   train.run(config, tmp_path / "run")
   for tree in ("student", "student.base"):
     export.export(tmp_path / "run", tmp_path / tree, tree=tree, dtype="float32")

@@ -9,7 +9,7 @@ def test_the_optimum_has_no_gradient(exact):
   )
   assert run.metrics["score_gap"] < 1e-10
   assert run.metrics["regression"] < 1e-4 < other.metrics["regression"]
-  assert run.grad_norm < 1e-2 * other.grad_norm
+  assert run.grad_norm < 5e-2 * other.grad_norm
 
 
 def test_the_regression_counts_a_quarter(exact):

@@ -14,5 +14,4 @@ def test_a_generator_of_the_data_is_at_no_distance(exact, real):
     exact.play(f"mmd:real={real}", student=exact.network(f), fake=embedder)
     for f in (exact.consistency, exact.denoiser)
   )
-  assert abs(run.loss) < 0.1 * other.loss
-  assert run.grad_norm < 0.2 * other.grad_norm
+  assert abs(run.loss) < 0.01 * other.loss

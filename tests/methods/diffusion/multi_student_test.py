@@ -18,7 +18,7 @@ def test_a_label_is_answered_by_its_own_copy():
   x, label = jax.random.normal(jax.random.key(1), (5, 2)), jnp.arange(5)
   answer, _ = network.raw(params, x, jnp.ones(5), {"label": label})
   for copy, rows in ((0, slice(0, 3)), (1, slice(3, 5))):
-    own = jax.tree.map(lambda a: a[copy], params)  # noqa: B023
+    own = jax.tree.map(lambda a: a[copy], params)
     alone, _ = mlp.apply(
       config.models.student, own, x[rows], jnp.ones(5)[rows], {"label": label[rows]}
     )

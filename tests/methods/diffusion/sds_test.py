@@ -11,11 +11,11 @@ def test_a_network_that_knows_the_distribution_leaves_particles_alone(exact, kin
 
 
 def test_noise_in_its_place_takes_them_to_the_mode(exact):
-  overrides = ("optim.lr=0.1", "noise.mean=0.0", "noise.std=0.1")
+  overrides = ("optim.name=adam", "optim.lr=0.1", "noise.mean=1.5", "noise.std=0.1")
   run = exact.play("sds", overrides, steps=100, student=None, fake=None)
   x = run.state["student"]
   assert jnp.max(jnp.abs(jnp.mean(x, axis=0) - exact.mean)) < 0.15
-  assert jnp.std(x) < 0.6 * exact.std  # of the rate's own noise
+  assert jnp.std(x) < 0.3 * exact.std
 
 
 def test_the_adversary_learns_the_mixture_of_particles_and_teacher(exact):
