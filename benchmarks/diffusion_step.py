@@ -4,19 +4,22 @@ noise and optimiser.
   pip install -e '.[parity]'
   git clone https://github.com/mingyuanzhou/SiD R/SiD && git -C R/SiD checkout 01fbb13
   git clone https://github.com/tianweiy/DMD2 R/DMD2 && git -C R/DMD2 checkout 8d8fa55
-  python benchmarks/diffusion_step.py --reference R [--methods sid dmd2] [--steps 30] [--json]
+  python benchmarks/diffusion_step.py --reference R [--methods sid dmd2] [--steps 30]
+    [--cores 1] [--json]
 
 An update moves the generator, one step from noise, and then the fake score, on new images of the
-generator. The networks are three U-Nets of models/unet.py, width 32, on 16 x 16 x 3 images of ten
-classes, batch 16, float32, two threads. Theirs is that U-Net in PyTorch (diffusion_unet.py), eager,
-with Adam and the functions that the authors' files define: `generator_loss` and `__call__` of
-SiD/training/sid_loss.py, `compute_distribution_matching_loss` and `compute_loss_fake` of
-DMD2/main/edm/edm_guidance.py. Neither side has a GAN, averages or clipping here. Each is a process
-of its own, so that peak memory (of its whole life, imports and compilation included) is its own;
-the two take turns on the machine.
+generator. The networks are three U-Nets of models/unet.py, width 32 at two resolutions, attention
+at the lower, on 16 x 16 x 3 images of ten classes, batch 16, float32. Theirs is that
+U-Net in PyTorch (diffusion_unet.py), eager, with Adam and the functions that the authors' files
+define: `generator_loss` and `__call__` of SiD/training/sid_loss.py,
+`compute_distribution_matching_loss` and `compute_loss_fake` of DMD2/main/edm/edm_guidance.py.
+Neither side has a GAN, averages or clipping here. Each is a process of its own, so that peak memory
+(of its whole life, imports and compilation included) is its own; the two take turns on the machine.
 
 First 20 updates with the same random numbers must give the same losses; only then updates are
-timed, in turns, each side drawing its own numbers as it does in training.
+timed, in turns, each side drawing its own numbers as it does in training. Both processes are held
+to the same cores, PyTorch to as many threads: with more cores the machine has to be idle, since its
+threads wait for each other in a loop, and lose many times their speed to anything else that runs.
 """
 
 import argparse
@@ -46,7 +49,7 @@ def config_of(method: str, folder: pathlib.Path):
   config = config_lib.load(f"experiments/diffusion/{method}.py:data=digits")
   config.batch_size, config.data.shape, config.ema = BATCH, SHAPE, ()
   for model in config.models.values():
-    model.attention, model.heads = (8,), HEADS
+    model.multipliers, model.attention, model.heads = (1, 1), (8,), HEADS
   with config.unlocked():
     config.pretrained = {name: str(folder / name) for name in NETWORKS}
   config.noise.sigma_min, config.noise.sigma_max = 0.002, 80.0
@@ -170,7 +173,7 @@ class Theirs:
     import numpy as np
     import torch
 
-    torch.set_num_threads(2)
+    torch.set_num_threads(len(os.sched_getaffinity(0)))
     self.torch, self.method, self.first = torch, method, FIRST[method]
     self.nets = {name: denoiser(folder / name) for name in NETWORKS}
     self.nets["teacher"].requires_grad_(False)
@@ -258,14 +261,14 @@ def serve(side: str, method: str, folder: pathlib.Path, reference: pathlib.Path)
     print(json.dumps(dict(losses=losses, seconds=seconds, peak=peak)), file=answers, flush=True)
 
 
-def start(side: str, *arguments: str) -> tuple[subprocess.Popen, dict]:
+def start(side: str, cores: int, *arguments: str) -> tuple[subprocess.Popen, dict]:
   process = subprocess.Popen(
     [sys.executable, __file__, "--serve", side, *arguments],
     stdin=subprocess.PIPE,
     stdout=subprocess.PIPE,
     stderr=subprocess.DEVNULL,
     text=True,
-    env=dict(os.environ, JAX_PLATFORMS="cpu", OMP_NUM_THREADS="2"),
+    env=dict(os.environ, JAX_PLATFORMS="cpu", OMP_NUM_THREADS=str(cores)),
   )
   return process, _answer(process, side)
 
@@ -285,12 +288,13 @@ def _answer(process: subprocess.Popen, side: str) -> dict:
   return json.loads(line)
 
 
-def compare(method: str, steps: int, reference: pathlib.Path) -> dict:
+def compare(method: str, steps: int, cores: int, reference: pathlib.Path) -> dict:
   """Parity, then speed and memory, of one method."""
   with tempfile.TemporaryDirectory() as name:
+    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:cores])  # children keep to them
     given = ["--methods", method, "--folder", name, "--reference", str(reference)]
     subprocess.run([sys.executable, __file__, "--save", *given], check=True)
-    sides = {side: start(side, *given) for side in ("theirs", "ours")}
+    sides = {side: start(side, cores, *given) for side in ("theirs", "ours")}
     first = {s: ask(process, s, 0, PARITY_STEPS)["losses"] for s, (process, _) in sides.items()}
     parity = max(_gap([[*zip(*first[s], strict=True)][i] for s in sides]) for i in range(2))
     blocks: dict[str, list] = {side: [] for side in sides}
@@ -306,6 +310,7 @@ def compare(method: str, steps: int, reference: pathlib.Path) -> dict:
   peak = {s: blocks[s][-1]["peak"] for s in sides}
   return dict(
     method=method,
+    cores=cores,
     speed_ratio=speed["ours"] / speed["theirs"],
     memory_ratio=peak["theirs"] / peak["ours"],
     parity=parity,
@@ -339,6 +344,7 @@ def main() -> None:
   )
   parser.add_argument("--methods", nargs="+", default=[*FILES], choices=FILES)
   parser.add_argument("--steps", type=int, default=30, help="timed updates of each side")
+  parser.add_argument("--cores", type=int, default=1, help="of each side, the same ones")
   parser.add_argument("--json", action="store_true")
   parser.add_argument("--serve", choices=("ours", "theirs"), help=argparse.SUPPRESS)
   parser.add_argument("--save", action="store_true", help=argparse.SUPPRESS)
@@ -351,7 +357,7 @@ def main() -> None:
   cells = []
   for method in args.methods:
     check(method, args.reference)
-    cell = compare(method, args.steps, args.reference)
+    cell = compare(method, args.steps, args.cores, args.reference)
     cells.append(cell)
     print(f"{method}: losses of {PARITY_STEPS} updates differ by {cell['parity']:.1e}")
     if cell["speed_ratio"] is None:

@@ -26,7 +26,8 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from distill_jax import method as method_lib
-from distill_jax.diffusion.schedules import Schedule, expand, flow, guided, rates
+from distill_jax.diffusion.schedules import Schedule, flow, guided, rates
+from distill_jax.losses.denoising import expand
 from distill_jax.models import adapters
 
 Condition = dict[str, jax.Array]
@@ -182,6 +183,15 @@ def denoise_with_features(
   angle = jnp.arctan2(sigma, one * network.sigma_data)
   f, features = network.raw(params, x / expand(scale, x), angle, condition or {})
   return expand(on_x, x) * x + expand(on_f, x) * f, features
+
+
+def feature_width(network: Network) -> int:
+  """C, the size of a network's features [B, N, C]; nothing is computed."""
+
+  def features(key):
+    return network.raw(network.init(key), jnp.zeros((1, *network.shape)), jnp.zeros(1), {})[1]
+
+  return jax.eval_shape(features, jax.random.key(0)).shape[-1]
 
 
 def guided_denoise(

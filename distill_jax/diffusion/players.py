@@ -15,7 +15,7 @@ from distill_jax import optim
 from distill_jax.diffusion import network as network_lib
 from distill_jax.diffusion import times
 from distill_jax.diffusion.network import Condition, Network
-from distill_jax.diffusion.schedules import expand
+from distill_jax.losses.denoising import expand
 from distill_jax.method import Metrics, State, minimize
 
 

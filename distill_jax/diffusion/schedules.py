@@ -11,6 +11,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from distill_jax.losses.denoising import expand
+
 PREDICTIONS = ("x0", "epsilon", "v", "flow", "score", "F")
 
 
@@ -139,12 +141,6 @@ def log_snr(schedule: Schedule, t: jax.Array) -> jax.Array:
 def noised(schedule: Schedule, x0: jax.Array, eps: jax.Array, t: jax.Array) -> jax.Array:
   """alpha_t x0 + sigma_t eps: x0 and eps [B, ...], t [B]."""
   return expand(schedule.alpha(t), x0) * x0 + expand(schedule.sigma(t), x0) * eps
-
-
-def expand(t: jax.Array, x: jax.Array) -> jax.Array:
-  """One number for each example, shaped to multiply x: [B] -> [B, 1, ...]; scalars pass."""
-  t = jnp.asarray(t)
-  return t.reshape(t.shape + (1,) * (x.ndim - t.ndim)) if t.ndim else t
 
 
 def convert(

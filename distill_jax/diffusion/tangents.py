@@ -4,8 +4,8 @@ import jax
 import jax.numpy as jnp
 
 from distill_jax.diffusion.network import Condition, Network, Params
-from distill_jax.diffusion.schedules import expand
 from distill_jax.losses import continuous_consistency as scm
+from distill_jax.losses.denoising import expand
 
 
 def consistency(

@@ -11,13 +11,9 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
+from distill_jax.losses.denoising import expand
+
 Distance = Callable[[jax.Array, jax.Array], jax.Array]
-
-
-def expand(values: jax.Array | float, x: jax.Array) -> jax.Array:
-  """One number for each example, shaped to multiply x: [B] -> [B, 1, ...]; scalars pass."""
-  values = jnp.asarray(values)
-  return values.reshape(values.shape + (1,) * (x.ndim - values.ndim)) if values.ndim else values
 
 
 def rows(x: jax.Array) -> jax.Array:

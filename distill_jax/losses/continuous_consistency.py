@@ -9,7 +9,8 @@ f(x, t) = cos t x - sin t sigma_data F(x / sigma_data, t). Its caller runs the n
 import jax
 import jax.numpy as jnp
 
-from distill_jax.losses.consistency import euclidean, expand, mean_squared, rows
+from distill_jax.losses.consistency import euclidean, mean_squared, rows
+from distill_jax.losses.denoising import expand
 
 
 def continuous(output: jax.Array, derivative: jax.Array) -> jax.Array:

@@ -11,11 +11,11 @@ import jax.numpy as jnp
 from distill_jax.losses.consistency import (
   Distance,
   euclidean,
-  expand,
   mean_squared,
   pseudo_huber,
   rows,
 )
+from distill_jax.losses.denoising import expand
 
 
 def jump(x: jax.Array, velocity: jax.Array, t: jax.Array, r: jax.Array) -> jax.Array:

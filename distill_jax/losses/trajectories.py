@@ -9,7 +9,8 @@ import math
 import jax
 import jax.numpy as jnp
 
-from distill_jax.losses.consistency import expand, mean_squared, rows
+from distill_jax.losses.consistency import mean_squared, rows
+from distill_jax.losses.denoising import expand
 
 Level = tuple[jax.Array, jax.Array]
 

@@ -2,8 +2,8 @@
 one start, one budget of network evaluations.
 
 The budget is 12,000 evaluations of a batch of 256, where the gradient of an evaluation counts as
-two more and a jvp as one. The last column of ROWS is what a step takes by XLA's count of FLOPs, less
-what a side that rests in it would. Steps = budget / cost. The exact teacher is free.
+two more and a jvp as one. The last column of ROWS is what a step takes by XLA's count of FLOPs,
+less what a side that rests in it would. Steps = budget / cost. The exact teacher is free.
 
 Run:   python -m distill_jax.tables experiments/tables/toy2d.py --workdir runs/toy2d --seeds 3
 Takes: see docs/diffusion.md. `smoke` is a matter of seconds.

@@ -50,7 +50,7 @@ def make(config) -> Method:
 
   def init(key, pretrained):
     key, key_head, key_critic = jax.random.split(key, 3)
-    head = heads.init(key_head, config.models.fake.width)
+    head = heads.init(key_head, network_lib.feature_width(critic))
     state, frozen = players.start(config, key, pretrained, tx, discriminator=(head, head_tx))
     return state, dict(frozen, critic=network_lib.params(config, "fake", key_critic, pretrained))
 

@@ -19,8 +19,8 @@ import jax.numpy as jnp
 from distill_jax import optim
 from distill_jax.diffusion import fake_score, few_step, players
 from distill_jax.diffusion import network as network_lib
-from distill_jax.diffusion.schedules import expand
 from distill_jax.losses import scores
+from distill_jax.losses.denoising import expand
 from distill_jax.method import Method
 
 

@@ -38,7 +38,7 @@ def make(config) -> Method:
     key, fake_key, head_key = jax.random.split(key, 3)
     guide = dict(
       score=network_lib.params(config, "fake", fake_key, pretrained),
-      head=heads.init(head_key, config.models.fake.width),
+      head=heads.init(head_key, network_lib.feature_width(fake)),
     )
     return players.start(config, key, pretrained, tx, fake=(guide, fake_tx))
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-PLAIN = ("models.fake.width=2", "method.adversarial=0.0")
+PLAIN = ("method.adversarial=0.0",)
 
 
 @pytest.mark.parametrize("words", ["", "steps=4", "divergence=forward_kl", "divergence=js"])
