@@ -9,12 +9,12 @@ noise and optimiser.
 
 An update moves the generator, one step from noise, and then the fake score, on new images of the
 generator. The networks are three U-Nets of models/unet.py, width 32 at two resolutions, attention
-at the lower, on 16 x 16 x 3 images of ten classes, batch 16, float32. Theirs is that
-U-Net in PyTorch (diffusion_unet.py), eager, with Adam and the functions that the authors' files
-define: `generator_loss` and `__call__` of SiD/training/sid_loss.py,
-`compute_distribution_matching_loss` and `compute_loss_fake` of DMD2/main/edm/edm_guidance.py.
-Neither side has a GAN, averages or clipping here. Each is a process of its own, so that peak memory
-(of its whole life, imports and compilation included) is its own; the two take turns on the machine.
+at the lower, on 16 x 16 x 3 images of ten classes, batch 16, float32. Theirs is that U-Net in
+PyTorch (diffusion_unet.py), eager, with Adam and the functions that the authors' files define:
+`generator_loss` and `__call__` of SiD/training/sid_loss.py, `compute_distribution_matching_loss`
+and `compute_loss_fake` of DMD2/main/edm/edm_guidance.py. Neither side has a GAN, averages or
+clipping here. Each is a process of its own, so that peak memory (of its whole life, imports and
+compilation included) is its own; the two take turns on the machine.
 
 First 20 updates with the same random numbers must give the same losses; only then updates are
 timed, in turns, each side drawing its own numbers as it does in training. Both processes are held

@@ -65,7 +65,7 @@ class Table(NamedTuple):
   columns: tuple[Column, ...]
   claims: tuple[Claim, ...] = ()
   curves: tuple[str, ...] = ()  # metrics of metrics.jsonl that the picture draws over training
-  at_once: bool = False  # all seeds of a row in one program (config.seeds)
+  at_once: bool = False  # all seeds of a row in one program (config.seeds); without curves
   samples: int = 0  # so many samples of every row, side by side in samples.png
 
 

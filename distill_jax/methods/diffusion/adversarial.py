@@ -11,9 +11,9 @@ f_phi not differentiated. Where `freeze` matches the path of a parameter of the 
 what it was: a diffusion model with most of its weights frozen is a one-step generator after a GAN
 alone has moved the others.
 
-Paper: Sauer et al., Adversarial Diffusion Distillation (ADD, arXiv:2311.17042).
+Paper: Sauer et al., Adversarial Diffusion Distillation (arXiv:2311.17042).
 Paper: Sauer et al., Fast High-Resolution Image Synthesis with Latent Adversarial Diffusion
-  Distillation (LADD, arXiv:2403.12015).
+  Distillation (arXiv:2403.12015).
 Paper: Zheng and Yang, Revisiting Diffusion Models: From Generative Pre-training to One-Step
   Generation (arXiv:2506.09376).
 """

@@ -11,7 +11,7 @@ The two stages are one program that looks at the step. An exact teacher has no w
 phi_0 is the network that the student begins as, and the exact one is the target once k is 0.
 
 Paper: Zhang et al., Distribution Backtracking Builds A Faster Convergence Trajectory for Diffusion
-  Distillation (DisBack, arXiv:2408.15991).
+  Distillation (arXiv:2408.15991).
 """
 
 from typing import Any

@@ -8,7 +8,7 @@ are drawn at every step, `networks` of them, of config.models.fake; they hear of
 so what is matched is the joint distribution. Real examples are the batch's, or with
 `teacher_steps` the teacher's Heun samples of fresh noise and the batch's labels: no data then.
 
-Paper: Gretton et al., A Kernel Two-Sample Test, Journal of Machine Learning Research 13, 2012.
+The distance: Gretton et al., A Kernel Two-Sample Test, Journal of Machine Learning Research, 2012.
 Paper: Zhao and Bilen, Dataset Condensation with Distribution Matching (arXiv:2110.04181), for the
   random networks, there with the linear kernel.
 """

@@ -10,7 +10,7 @@ Its losses are sums over an example's numbers, these are means, so that the weig
 dimension; its finite differences in place of the jvp are not here.
 
 Paper: Zheng et al., Large Scale Diffusion Distillation via Score-Regularized Continuous-Time
-  Consistency (rCM, arXiv:2510.08431).
+  Consistency (arXiv:2510.08431).
 """
 
 import jax

@@ -12,7 +12,7 @@ has no weights to begin as. Its last stage, at t = 1 alone, is ode_pairs.py.
 
 Paper: Liu, Gong, Liu, Flow Straight and Fast: Learning to Generate and Transfer Data with Rectified
   Flow (arXiv:2209.03003).
-Paper: Lee, Lin, Fanti, Improving the Training of Rectified Flows (2-RF++, arXiv:2405.20320).
+Paper: Lee, Lin, Fanti, Improving the Training of Rectified Flows (arXiv:2405.20320).
 Paper: Zhu, Liu, Liu, SlimFlow: Training Smaller One-Step Diffusion Models with Rectified Flow
   (arXiv:2407.12718).
 """
