@@ -5,6 +5,8 @@ hyperparameters. The function returns `out`, or a dict of `out` and `out_X`. It 
 reductions and conventions and leaves the numbers to distill_jax.
 """
 
+import dataset_kernel_cases
+import dataset_matching_cases
 import diffusion_metric_cases
 import diffusion_sampling_cases
 import diffusion_schedule_cases
@@ -17,6 +19,8 @@ import llm_preference_cases
 import llm_sparse_cases
 
 CASES = {
+  **dataset_kernel_cases.CASES,
+  **dataset_matching_cases.CASES,
   **diffusion_metric_cases.CASES,
   **diffusion_sampling_cases.CASES,
   **diffusion_schedule_cases.CASES,
