@@ -28,6 +28,7 @@ def herding(features: jax.Array, n: int, *, farthest: bool = False) -> jax.Array
     ValueError: n is not from 1 to N.
   """
   _check(n, len(features))
+  features = _floats(features)
   mean = jnp.mean(features, axis=0)
 
   def step(state, k):
@@ -63,6 +64,7 @@ def k_center(features: jax.Array, n: int, *, start: jax.Array) -> jax.Array:
   if not start.size:
     raise ValueError("k-center needs an example to begin with")
   _check(n, len(features) - start.size)
+  features = _floats(features)
 
   def closer(distance, i):
     return jnp.minimum(distance, jnp.sum(jnp.square(features - features[i]), axis=1)), None
@@ -178,6 +180,12 @@ def presentations_to_learn(correct: np.ndarray) -> np.ndarray:
   correct = _record(correct)
   last_wrong = correct.shape[1] - np.argmax(~correct[:, ::-1], axis=1)
   return np.where(correct.all(axis=1), 0, last_wrong)
+
+
+def _floats(features):
+  """As a JAX array, in float32 at least."""
+  features = jnp.asarray(features)
+  return features.astype(jnp.promote_types(features.dtype, jnp.float32))
 
 
 def _record(correct):

@@ -4,6 +4,8 @@
 always the same, so a resumed run sees the points that it would have seen.
 """
 
+import functools
+
 import grain
 import jax
 import numpy as np
@@ -49,6 +51,7 @@ class _Rows:
     return "points"
 
 
+@functools.cache
 def _draw(distribution: str, seed: int, n: int) -> dict[str, np.ndarray]:
   cpu = jax.local_devices(backend="cpu")[0]
   with jax.default_device(cpu):

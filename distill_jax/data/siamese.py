@@ -1,4 +1,4 @@
-"""Differentiable siamese augmentation: one transformation, drawn once, of real and synthetic images.
+"""Differentiable siamese augmentation: the same drawn operation on real and synthetic images.
 
 The operations are pure functions of images [B, H, W, C] and of explicit parameters: a number for
 the whole batch, which two batches then share, or [B], one for each image. Gradients flow into the
@@ -28,6 +28,9 @@ class Strength(NamedTuple):
   flip: float = 0.5  # probability
   scale: float = 1.2  # factor of each axis, from 1 / scale to scale
   rotate: float = 15.0  # degrees, to either side
+
+
+STRENGTH = Strength()
 
 
 class Augmentation(NamedTuple):
@@ -115,7 +118,7 @@ def draw(
   shape: tuple[int, int],
   *,
   operations: tuple[str, ...] = OPERATIONS,
-  strength: Strength = Strength(),
+  strength: Strength = STRENGTH,
   batch: int | None = None,
 ) -> Augmentation:
   """One operation, all as likely, and its parameters.
@@ -163,7 +166,7 @@ def augment(
   drawn: Augmentation,
   *,
   operations: tuple[str, ...] = OPERATIONS,
-  strength: Strength = Strength(),
+  strength: Strength = STRENGTH,
 ) -> jax.Array:
   """The drawn operation on images [B, H, W, C]; "color" is brightness, saturation, then contrast.
 
@@ -190,7 +193,8 @@ def augment(
     scale=lambda x: scale(x, *drawn.scale),
     rotate=lambda x: rotate(x, drawn.angle),
   )
-  return jax.lax.switch(drawn.operation, [branches[name] for name in operations], x)
+  chosen = [lambda x, name=name: branches[name](x).astype(x.dtype) for name in operations]
+  return jax.lax.switch(drawn.operation, chosen, x)
 
 
 def _check(operations):
@@ -210,17 +214,20 @@ def _expand(value):
 
 def _each(function, x, *values):
   """function of single images; values are shared or one for each."""
-  values = [jnp.asarray(value) for value in values]
-  return jax.vmap(function, in_axes=(0, *(0 if v.ndim else None for v in values)))(x, *values)
+  arrays = [jnp.asarray(value) for value in values]
+  return jax.vmap(function, in_axes=(0, *(0 if a.ndim else None for a in arrays)))(x, *arrays)
 
 
 def _sample(x, source):
   """The image [H, W, C] at source(u, v) of each pixel's (u, v), bilinear."""
   height, width, _ = x.shape
-  v, u = jnp.meshgrid(
-    *(((2 * jnp.arange(n, dtype=x.dtype) + 1) / n - 1) for n in (height, width)), indexing="ij"
-  )
+  dtype = jnp.promote_types(x.dtype, jnp.float32)
+  v, u = ((2 * jnp.arange(n, dtype=dtype) + 1) / n - 1 for n in (height, width))
+  u, v = jnp.broadcast_arrays(u[None], v[:, None])
   u, v = source(u, v)
   rows, columns = ((v + 1) * height - 1) / 2, ((u + 1) * width - 1) / 2
-  channel = lambda plane: map_coordinates(plane, [rows, columns], order=1)  # noqa: E731
-  return jax.vmap(channel, in_axes=-1, out_axes=-1)(x)
+
+  def plane(x):
+    return map_coordinates(x, [rows, columns], order=1)
+
+  return jax.vmap(plane, in_axes=-1, out_axes=-1)(x)

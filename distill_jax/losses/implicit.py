@@ -2,7 +2,8 @@
 
 theta*(S) minimises inner(S, theta) and outer(S, theta*) is the loss. Then
 
-  d outer / d S = direct + implicit,  implicit = -d/dS <v, d inner / d theta>,  v = H^-1 d outer / d theta
+  d outer / d S = direct + implicit,    implicit = -d/dS <v, d inner / d theta>,
+  v = H^-1 d outer / d theta,
 
 with H the Hessian of inner in theta. Loo, Hasani, Lechner and Rus, Dataset Distillation with
 Convexified Implicit Gradients (RCIG, arXiv:2302.06755).
@@ -51,9 +52,11 @@ def inverse_hessian_product(
     descent = jax.tree.map(jnp.subtract, product, gradient)
     first = jax.tree.map(lambda m, g: 0.9 * m + 0.1 * g, first, descent)
     second = jax.tree.map(lambda s, g: 0.999 * s + 0.001 * g**2, second, descent)
-    update = lambda v, m, s: v - learning_rate * (m / (1 - 0.9**count)) / (  # noqa: E731
-      jnp.sqrt(s / (1 - 0.999**count)) + 1e-8
-    )
+
+    def update(v, m, s):
+      scale = jnp.sqrt(s / (1 - 0.999**count)) + 1e-8
+      return v - learning_rate * m / (1 - 0.9**count) / scale
+
     return (jax.tree.map(update, v, first, second), first, second), residual
 
   zeros = jax.tree.map(jnp.zeros_like, theta)

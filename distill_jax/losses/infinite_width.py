@@ -1,8 +1,8 @@
-"""Kernels of infinitely wide ReLU networks in closed form: the prior's (NNGP) and training's (NTK).
+"""Kernels of infinitely wide ReLU networks in closed form: the prior's (NNGP), the training's (NTK).
 
-Weights are drawn with variance weight_std^2 / (inputs of a unit), biases with bias_std^2, in the NTK
-parametrisation (Jacot, Gabriel and Hongler, Neural Tangent Kernel, arXiv:1806.07572). A layer maps
-the covariance k and the tangent kernel t of its inputs:
+Weights are drawn with variance weight_std^2 / (inputs of a unit), biases with bias_std^2, in the
+NTK parametrisation (Jacot, Gabriel and Hongler, Neural Tangent Kernel, arXiv:1806.07572). A layer
+maps the covariance k and the tangent kernel t of its inputs:
 
   linear  k' = weight_std^2 k + bias_std^2,        t' = k' + weight_std^2 t
   ReLU    k' = sqrt(kx ky) arc_cosine_1(cos) / 2,  t' = t arc_cosine_0(cos) / 2,
@@ -124,7 +124,8 @@ def convolutional(
     t = filtered(k) + weight_std**2 * _windows(t, pool)
     k, kx, ky = filtered(k), filtered(kx), filtered(ky)
     vx, vy = (_equal_positions(own) if pool else own for own in (kx, ky))
-    k, t = _relu(k, t, *_variances(vx, vy, pool), _same(k, itself, pool))
+    rows_v, columns_v = _variances(vx, vy, pool)
+    k, t = _relu(k, t, rows_v, columns_v, _same(k, itself, pool))
     if pool:
       kx, ky = (
         _relu(own, own, v[:, :, :, None, None], v[:, None, None], _same(own, False, pool))[0]

@@ -63,7 +63,8 @@ def label_solve(
   k_ss, k_ts, y_t = floats(k_ss, k_ts, y_t)
   inputs = k_ss + ridge * jnp.eye(len(k_ss), dtype=k_ss.dtype)
   operator = jnp.linalg.solve(inputs.T, k_ts.T).T
-  return jnp.matmul(jnp.linalg.pinv(operator), y_t, precision="highest")
+  cut = max(operator.shape) * jnp.finfo(operator.dtype).eps
+  return jnp.matmul(jnp.linalg.pinv(operator, rtol=cut), y_t, precision="highest")
 
 
 def kip(
@@ -85,7 +86,7 @@ def frepo(
   *,
   scale: float = 1e-6,
 ) -> jax.Array:
-  """sum over classes of (prediction - y_t)^2 / 2, a mean over rows, K = F F^T of a network's features.
+  """sum over classes of (prediction - y_t)^2 / 2, a mean over rows, K = F F^T of features.
 
   Gradients flow into the features of S and its labels, not into those of T. The ridge is
   `relative_ridge(K_ss, scale)`. Zhou, Nezhadarya and Ba, Dataset Distillation using Neural Feature
@@ -124,8 +125,8 @@ def krr_st(
 
   A 1 is appended to the features; the ridge is sg[scale trace(K_ss)], which is not divided by n,
   unlike `relative_ridge`. Gradients flow into S, not into the features of T. Lee, Lee and Hwang,
-  Self-Supervised Dataset Distillation for Transfer Learning (KRR-ST, arXiv:2310.06511), the ridge as
-  in their code.
+  Self-Supervised Dataset Distillation for Transfer Learning (KRR-ST, arXiv:2310.06511), the ridge
+  as in their code.
 
   Args:
     features_s: [n, D]; features_t: [m, D].

@@ -1,7 +1,7 @@
 """Images from a trained network: SRe2L's losses, CDA's curriculum, CV-DD's committee.
 
-Images are [B, H, W, C], inputs of batch norms [B, ..., C]. Results are float32 or float64. The norms
-are not squared, and have a gradient of 0 at 0.
+Images are [B, H, W, C], inputs of batch norms [B, ..., C]. Results are float32 or float64. Norms are
+not squared and have a gradient of 0 at 0.
 """
 
 from collections.abc import Sequence
@@ -22,8 +22,8 @@ def norm(x: jax.Array, axis: int | tuple[int, ...] | None = None) -> jax.Array:
 def batch_norm_distance(x: jax.Array, mean: jax.Array, variance: jax.Array) -> jax.Array:
   """|mean of x - mean|_2 + |variance of x - variance|_2 of one layer, a scalar.
 
-  Yin et al., Dreaming to Distill: Data-free Knowledge Transfer via DeepInversion (arXiv:1912.08795);
-  Yin, Xing and Shen, Squeeze, Recover and Relabel (SRe2L, arXiv:2306.13092).
+  Yin et al., Dreaming to Distill: Data-free Knowledge Transfer via DeepInversion
+  (arXiv:1912.08795); Yin, Xing and Shen, Squeeze, Recover and Relabel (SRe2L, arXiv:2306.13092).
 
   Args:
     x: [B, ..., C], the input of the batch norm; its statistics are over all axes but the last, the
@@ -72,7 +72,7 @@ def total_variation(images: jax.Array, *, order: int = 2) -> jax.Array:
   if order == 2:
     return sum(map(norm, differences(images)), jnp.zeros((), images.dtype))
   if order == 1:
-    means = (jnp.mean(jnp.abs(d)) for d in differences(images))
+    means = (jnp.mean(d * jnp.sign(d)) for d in differences(images))  # a gradient of 0 at 0
     return sum(means, jnp.zeros((), images.dtype))
   raise ValueError(f"no total variation of order {order}: 1 or 2")
 
@@ -105,9 +105,7 @@ def recovery(
   return cross_entropy(logits, labels) + r_bn * batch_norm
 
 
-def committee_weights(
-  accuracies: jax.Array, *, temperature: float | jax.Array = 5.0
-) -> jax.Array:
+def committee_weights(accuracies: jax.Array, *, temperature: float | jax.Array = 5.0) -> jax.Array:
   """softmax(accuracies / temperature): each network's vote by what it is known to score.
 
   Cui et al., Dataset Distillation via Committee Voting (CV-DD, arXiv:2501.07575). Their code has

@@ -1,6 +1,6 @@
-"""Stored soft labels: expanding compressed ones, mixing them with their images, learning from them.
+"""Stored soft labels: expanding compressed ones, mixing them as the images, learning from them.
 
-Labels are probabilities [B, C] unless they are called logits. Losses are [B], in float32 or float64.
+Labels are probabilities [B, C] unless they are called logits. Losses are [B], float32 or float64.
 """
 
 import jax

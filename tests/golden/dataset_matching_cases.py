@@ -102,7 +102,7 @@ def cafe(i, h):
     real_labels=grouped(len(i.img_real), classes),
     num_classes=classes,
   )
-  layers = [(2, 1, "first"), (2, 0, "second"), (1, 0, "third"), (0, 0, "fourth")]
+  layers = [(-1, 1, "first"), (-1, 0, "second"), (-2, 0, "third"), (-3, 0, "fourth")]
   middle = sum(
     h[f"{name}_weight"]
     * jnp.sum(matching.distribution_matching(synthetic[b][k], real[b][k], **labels))
@@ -216,14 +216,16 @@ def ftd_gsam(i, h):
 
 def herding(i, h):
   """DeepCore takes the farthest, and returns a mask's indices."""
+  n = min(h["budget"], len(i.matrix))
   return {
-    "out": jnp.sort(coresets.herding(i.matrix, h["budget"], farthest=True)),
-    "out_welling_argmin": coresets.herding(i.matrix, h["budget"]),
+    "out": jnp.sort(coresets.herding(i.matrix, n, farthest=True)),
+    "out_welling_argmin": coresets.herding(i.matrix, n),
   }
 
 
 def k_center(i, h):
-  chosen = coresets.k_center(i.matrix, h["budget"], start=i.already_selected)
+  n = min(h["budget"], len(i.matrix) - len(i.already_selected))
+  chosen = coresets.k_center(i.matrix, n, start=i.already_selected)
   return jnp.sort(jnp.concatenate([i.already_selected, chosen]))
 
 
@@ -269,7 +271,7 @@ def pcoreset(i, h):
     return jnp.argsort(-coresets.entropy(p, epsilon=1e-10))[: h["queries"]]
   labelled = coresets.two_heads(i.labeled_ce, i.labeled_kd, **mixed)
   n, every = len(labelled), jnp.concatenate([labelled, p])
-  return coresets.k_center(every, h["queries"], start=np.arange(n)) - n
+  return coresets.k_center(every, min(h["queries"], len(p)), start=np.arange(n)) - n
 
 
 CASES = {

@@ -1,4 +1,4 @@
-"""Calls for the golden values of decoupled distillation: recovered images and stored soft labels."""
+"""Calls for the golden values of decoupled distillation: recovered images, stored labels."""
 
 import jax
 import jax.numpy as jnp
