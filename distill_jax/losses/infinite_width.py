@@ -1,4 +1,4 @@
-"""Kernels of infinitely wide ReLU networks in closed form: the prior's (NNGP), the training's (NTK).
+"""Kernels of infinitely wide ReLU networks in closed form: before training (NNGP) and in it (NTK).
 
 Weights are drawn with variance weight_std^2 / (inputs of a unit), biases with bias_std^2, in the
 NTK parametrisation (Jacot, Gabriel and Hongler, Neural Tangent Kernel, arXiv:1806.07572). A layer

@@ -1,7 +1,7 @@
 """Images from a trained network: SRe2L's losses, CDA's curriculum, CV-DD's committee.
 
-Images are [B, H, W, C], inputs of batch norms [B, ..., C]. Results are float32 or float64. Norms are
-not squared and have a gradient of 0 at 0.
+Images are [B, H, W, C], inputs of batch norms [B, ..., C]. Results are float32 or float64. Norms
+are not squared and have a gradient of 0 at 0.
 """
 
 from collections.abc import Sequence

@@ -91,6 +91,7 @@ def test_an_adapted_network_begins_as_its_teacher_and_only_factors_have_a_gradie
   jax.tree.map(np.testing.assert_array_equal, again, shaken(params))
 
 
+@pytest.mark.slow
 def test_a_run_leaves_the_base_and_its_export_is_merged(tmp_path):
   config = config_lib.load("experiments/diffusion/denoising.py:smoke", (RANK, "evals=()"))
   train.run(config, tmp_path / "run")

@@ -90,6 +90,7 @@ def test_group_norm_is_the_formula():
   np.testing.assert_allclose(unet.normalize(params, jnp.asarray(x)), want, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_file_gives_back_the_same_network(tmp_path):
   given = config()
   params = shaken(born((4, 4, 1)))

@@ -39,6 +39,7 @@ def test_parameters_that_the_regex_names_stay():
   assert not any(jax.tree.leaves(same["layers"]["first"]))
 
 
+@pytest.mark.slow
 def test_the_teachers_denoised_image_pulls_where_it_is_weighed():
   _, _, seen = two_steps("variant=add")
   assert seen[0]["loss"] > 0 and seen[0]["grad_norm"] > 1e-4

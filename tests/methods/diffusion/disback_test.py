@@ -1,5 +1,6 @@
 """DisBack's two stages in one program."""
 
+import pytest
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,6 +10,7 @@ from distill_jax import method as method_lib
 from distill_jax.methods.diffusion import disback
 
 
+@pytest.mark.slow
 def test_first_the_way_is_laid_then_the_student_walks_back():
   overrides = ("method.degradation=4", "method.checkpoints=3", "method.hold=2")
   config = config_lib.load("experiments/diffusion/disback.py:smoke", overrides)

@@ -1,5 +1,6 @@
 """Each class has its own student."""
 
+import pytest
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,6 +12,7 @@ from distill_jax.methods.diffusion import multi_student
 from distill_jax.models import mlp
 
 
+@pytest.mark.slow
 def test_a_label_is_answered_by_its_own_copy():
   config = config_lib.load("experiments/diffusion/multi_student.py:smoke,students=2")
   network = network_lib.make(config, "student")
