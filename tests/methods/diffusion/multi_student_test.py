@@ -1,9 +1,9 @@
 """Each class has its own student."""
 
-import pytest
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from distill_jax import config as config_lib
 from distill_jax import method as method_lib
