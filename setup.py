@@ -22,7 +22,11 @@ BASE = [
   "rich>=13,<16",
   "matplotlib>=3.9,<4",
 ]
-DATA = ["tensorflow-datasets>=4.9.9,<5", "importlib_resources>=6"]  # tfds 4.9.10 uses it undeclared
+DATA = [
+  "tensorflow-datasets>=4.9.9,<5",
+  "importlib_resources>=6",  # tfds 4.9.10 uses it undeclared
+  "scikit-learn>=1.6,<2",  # optdigits are in it
+]
 PRETRAINED = ["gguf>=0.17,<0.20", "sentencepiece>=0.2,<0.3", "jinja2>=3.1,<4", "qwix>=0.1.8,<0.2"]
 TPU = ["jax[tpu]>=0.10.2,<0.11"]  # brings the libtpu that belongs to this jax
 NOTEBOOKS = ["nbclient>=0.10,<1", "nbformat>=5.10,<6", "ipykernel>=6.29,<8"]
