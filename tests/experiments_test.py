@@ -20,7 +20,18 @@ EXPERIMENTS = sorted(
 )
 
 
-@pytest.mark.parametrize("path", EXPERIMENTS)
+# the others of this family run in methods_test.py, from the same smoke configs
+DIFFUSION = {f"experiments/diffusion/{name}.py" for name in ("denoising", "sid", "meanflow", "sds")}
+TRAINED = [
+  pytest.param(
+    path,
+    marks=[pytest.mark.slow] if "/diffusion/" in path and path not in DIFFUSION else [],
+  )
+  for path in EXPERIMENTS
+]
+
+
+@pytest.mark.parametrize("path", TRAINED)
 def test_two_steps_and_the_second_again(path, tmp_path):
   assert jax.device_count() == 8
   config = config_lib.load(f"{path}:smoke")
