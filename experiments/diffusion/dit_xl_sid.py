@@ -25,7 +25,7 @@ def get_config(arg=None):
     model.name, model.patch, model.num_classes = "dit", 2, 1000
     model.sigma_data = 0.5
     model.update(sizes)
-    model.dtype = "bfloat16"
+    model.dtype = "float32" if config.arg.smoke else "bfloat16"
   config.noise.sigma_max = 80.0
   config.ema = (("half_life", 2000),)
   config.optim.lr = config.fake_optim.lr = 1e-5

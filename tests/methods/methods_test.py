@@ -63,13 +63,21 @@ def run_of(name: str, devices: int) -> Run:
     return Run(program, [put_batch(next(data), mesh)], mesh)
 
 
-@pytest.fixture(params=METHODS)
-def method(request):
+@pytest.fixture(params=METHODS, scope="module")
+def prepared(request):
+  """All tests of a method one after the other; then its programs are dropped, for a process that
+  holds those of all methods runs out of memory maps."""
   if request.param not in configs():
     pytest.fail(f"no experiment uses {request.param}")
-  run = run_of(request.param, 8)
-  with jax.set_mesh(run.mesh):
-    yield request.param, run
+  yield request.param, run_of(request.param, 8)
+  run_of.cache_clear()
+  jax.clear_caches()
+
+
+@pytest.fixture
+def method(prepared):
+  with jax.set_mesh(prepared[1].mesh):
+    yield prepared
 
 
 def shapes(tree):
