@@ -1,4 +1,4 @@
-"""The loss of continuous-time consistency at points of the teacher's path, with its one jvp."""
+"""The loss of continuous-time consistency at given points of a path, with its one jvp."""
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +18,7 @@ def consistency(
   condition: Condition,
   *,
   warmup: jax.Array,
+  normalize: bool = True,
   rcm: bool = False,
 ) -> jax.Array:
   """w(t) / D |F - sg(F + g)|^2 with the tangent g of sCM, or of rCM: [B].
@@ -31,6 +32,7 @@ def consistency(
     velocity: [B, ...], dx/dt there.
     condition: of the student.
     warmup: r of `continuous_consistency.scm_tangent`.
+    normalize: False leaves g as it is.
     rcm: rCM's form of the warm-up.
 
   References:
@@ -45,6 +47,6 @@ def consistency(
   tangents = (expand(speed, x) * velocity / scale, speed)
   f, df = jax.jvp(network, (x / scale, t), jax.lax.stop_gradient(tangents))
   g = scm.scm_tangent(f, velocity, x, df, t, sigma_data=scale, warmup=warmup, rcm=rcm)
-  g = scm.normalised(g, c=config.method.c)
+  g = scm.normalised(g, c=config.method.c) if normalize else g
   weight = scm.prior_weight(t, sigma_data=scale) if config.method.prior_weight else 1.0
   return scm.scm(f, g, weight=weight)

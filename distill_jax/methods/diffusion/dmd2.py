@@ -19,9 +19,9 @@ Paper: Xu et al., One-step Diffusion Models with f-Divergence Distribution Match
 import jax
 
 from distill_jax import optim
-from distill_jax.diffusion import few_step, players
+from distill_jax.diffusion import fake_score, few_step, players
 from distill_jax.diffusion import network as network_lib
-from distill_jax.losses import adversarial, denoising, f_divergence, scores
+from distill_jax.losses import adversarial, f_divergence, scores
 from distill_jax.method import Method
 from distill_jax.models import heads
 
@@ -35,11 +35,8 @@ def make(config) -> Method:
     raise ValueError(f"method.divergence {method.divergence!r} needs method.discriminator > 0")
 
   def init(key, pretrained):
-    key, fake_key, head_key = jax.random.split(key, 3)
-    guide = dict(
-      score=network_lib.params(config, "fake", fake_key, pretrained),
-      head=heads.init(head_key, network_lib.feature_width(fake)),
-    )
+    key, fake_key = jax.random.split(key)
+    guide = fake_score.init_with_head(config, fake, fake_key, pretrained)
     return players.start(config, key, pretrained, tx, fake=(guide, fake_tx))
 
   def step(state, frozen, batch, key):
@@ -82,28 +79,10 @@ def make(config) -> Method:
       return players.move(config, tx, loss, state, batch, key_student)
 
     def fake_move(state):
-      x = jax.lax.stop_gradient(generate(state["student"], batch))
-
-      def loss(params, batch, key):
-        key_made, key_real = jax.random.split(key)
-        condition = players.label_of(fake, batch)
-        x_t, sigma = players.noised(config, key_made, batch["made"])
-        made, features = network_lib.denoise_with_features(
-          fake, params["score"], x_t, sigma, condition
-        )
-        error = denoising.edm(made, batch["made"], sigma, sigma_data=fake.sigma_data)
-        value = players.mean(error)
-        if method.discriminator:
-          real_t, real_sigma = players.noised(config, key_real, batch["x"])
-          _, of_real = network_lib.denoise_with_features(
-            fake, params["score"], real_t, real_sigma, condition
-          )
-          told = adversarial.logistic_fake(heads.apply(params["head"], features))
-          told += adversarial.logistic_real(heads.apply(params["head"], of_real))
-          value += method.discriminator * told
-        return players.total(value), {}
-
-      return players.move(config, fake_tx, loss, state, dict(batch, made=x), key_fake, "fake")
+      made = dict(batch, made=generate(state["student"], batch))
+      return fake_score.follow_with_head(
+        config, fake_tx, fake, state, made, key_fake, weight=method.discriminator
+      )
 
     return players.alternate(config, state, student_move, fake_move)
 

@@ -16,10 +16,9 @@ import jax
 import jax.numpy as jnp
 
 from distill_jax import optim
-from distill_jax.diffusion import discretization, players, schedules, times
+from distill_jax.diffusion import discretization, players, schedules, tangents, times
 from distill_jax.diffusion import network as network_lib
 from distill_jax.losses import continuous_consistency as scm
-from distill_jax.losses.denoising import expand
 from distill_jax.method import Method
 
 
@@ -47,16 +46,12 @@ def make(config) -> Method:
       else:
         velocity = scm.trigflow_velocity(x0, scale * eps, t)
 
-      def network(x, t):
-        return student.raw(params, x, t, condition)[0]
-
-      speed = jnp.cos(t) * jnp.sin(t)
-      tangents = (expand(speed, x) * velocity / scale, speed)
-      f, df = jax.jvp(network, (x / scale, t), tangents)
-      g = scm.scm_tangent(f, velocity, x, df, t, sigma_data=scale, warmup=warmup)
-      g = scm.normalised(g, c=method.c) if method.normalize else g
-      weight = scm.prior_weight(t, sigma_data=scale) if method.prior_weight else 1.0
-      return players.total(scm.scm(f, g, weight=weight)), {}
+      value = tangents.consistency(
+        *(config, student, params, x, t, velocity, condition),
+        warmup=warmup,
+        normalize=method.normalize,
+      )
+      return players.total(value), {}
 
     state, metrics = players.move(config, tx, loss, state, batch, key)
     return dict(state, step=state["step"] + 1), metrics

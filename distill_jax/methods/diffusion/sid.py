@@ -19,9 +19,9 @@ Paper: Zhou et al., Adversarial Score identity Distillation: Rapidly Surpassing 
 import jax
 
 from distill_jax import optim
+from distill_jax.diffusion import fake_score, players
 from distill_jax.diffusion import network as network_lib
-from distill_jax.diffusion import players
-from distill_jax.losses import adversarial, denoising, scores
+from distill_jax.losses import adversarial, scores
 from distill_jax.method import Method
 from distill_jax.models import heads
 
@@ -33,12 +33,9 @@ def make(config) -> Method:
   guidance, alpha, weight = config.method.guidance, config.method.alpha, config.method.adversarial
 
   def init(key, pretrained):
-    key, fake_key, head_key = jax.random.split(key, 3)
-    players_of_fake = dict(
-      score=network_lib.params(config, "fake", fake_key, pretrained),
-      head=heads.init(head_key, network_lib.feature_width(fake)),
-    )
-    return players.start(config, key, pretrained, tx, fake=(players_of_fake, fake_tx))
+    key, fake_key = jax.random.split(key)
+    guide = fake_score.init_with_head(config, fake, fake_key, pretrained)
+    return players.start(config, key, pretrained, tx, fake=(guide, fake_tx))
 
   def step(state, frozen, batch, key):
     key_z, key_student, key_fake = jax.random.split(key, 3)
@@ -74,29 +71,13 @@ def make(config) -> Method:
       return players.move(config, tx, loss, state, batch, key_student)
 
     def fake_move(state):
-      x = jax.lax.stop_gradient(generate(state["student"], batch))
-
-      def loss(params, batch, key):
-        key_noise, key_drop, key_real = jax.random.split(key, 3)
-        x_t, sigma = players.noised(config, key_noise, batch["made"])
-        condition = players.label_of(fake, batch)
-        if guidance.fake != 1:
-          condition = players.drop(fake, condition, key_drop, config.method.label_drop)
-        made, features = network_lib.denoise_with_features(
-          fake, params["score"], x_t, sigma, condition
-        )
-        error = denoising.edm(made, batch["made"], sigma, sigma_data=fake.sigma_data)
-        value = players.mean(error)
-        if weight:
-          real_t, real_sigma = players.noised(config, key_real, batch["x"])
-          _, of_real = network_lib.denoise_with_features(
-            fake, params["score"], real_t, real_sigma, condition
-          )
-          value += adversarial.logistic_fake(heads.apply(params["head"], features))
-          value += adversarial.logistic_real(heads.apply(params["head"], of_real))
-        return players.total(value), {}
-
-      return players.move(config, fake_tx, loss, state, dict(batch, made=x), key_fake, "fake")
+      made = dict(batch, made=generate(state["student"], batch))
+      label_drop = config.method.label_drop if guidance.fake != 1 else 0.0
+      return fake_score.follow_with_head(
+        *(config, fake_tx, fake, state, made, key_fake),
+        weight=1.0 if weight else 0.0,
+        label_drop=label_drop,
+      )
 
     return players.alternate(config, state, student_move, fake_move)
 
