@@ -58,7 +58,8 @@ def build(config, mesh: Mesh) -> Program:
     method = method_lib.over_seeds(method, config.seeds) if config.seeds > 1 else method
   except ValueError as error:  # what a model or a loss refuses
     raise ConfigError(f"{config.method.name}: {error}") from error
-  batch = method_lib.load("data", config.data.name).spec(config)
+  data = method_lib.load("data", config.data.name)
+  batch = data.spec(config)
   split = mesh.shape["data"] * mesh.shape["fsdp"]
   if config.batch_size % split:
     raise ConfigError(
@@ -66,6 +67,8 @@ def build(config, mesh: Mesh) -> Program:
       "data and fsdp."
     )
   pretrained = {name: pretrained_lib.load(path) for name, path in config.pretrained.items() if path}
+  if hasattr(data, "whole"):  # methods that draw from the whole set inside the step
+    pretrained["real"] = data.whole(config)
   shapes = jax.eval_shape(method.init, jax.random.key(0), pretrained)
   layouts = tuple(
     shardings(tree, rules, mesh)

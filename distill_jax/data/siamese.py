@@ -197,6 +197,16 @@ def augment(
   return jax.lax.switch(drawn.operation, chosen, x)
 
 
+def shared(key: jax.Array, x: jax.Array, operations: tuple[str, ...]) -> jax.Array:
+  """Images [B, H, W, C] after the operation that the key draws, the same for all; without
+  operations, as they are. Two batches and one key make the siamese pair."""
+  if not operations:
+    return x
+  operations = tuple(operations)
+  drawn = draw(key, x.shape[1:3], operations=operations)
+  return augment(x, drawn, operations=operations)
+
+
 def _check(operations):
   unknown = [name for name in operations if name not in OPERATIONS]
   if unknown or not operations:

@@ -1,0 +1,133 @@
+"""How a distilled set is judged: a network is trained on it from random weights, then meets test
+images. One protocol for every row of a table, stored with its numbers.
+
+The published one (Zhao et al., arXiv:2006.05929, and those after it): SGD at 0.01 with momentum 0.9
+and weight decay 5e-4, batches of 256, a tenth of the rate after half of the epochs, siamese
+augmentation with parameters for each image (from arXiv:2102.08259 on), ConvNet-3; the network of
+the last step, never of the best.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from ml_collections import ConfigDict
+
+from distill_jax import method as method_lib
+from distill_jax.data import siamese
+
+CHUNK = 500  # test images at a time
+LOSSES = ("hard", "logits", "regression")
+
+
+def default_config() -> ConfigDict:
+  """The protocol of DSA, DM and MTT."""
+  return ConfigDict(
+    dict(
+      epochs=1000,
+      most_steps=0,  # stop after so many updates; 0: none but epochs
+      batch_size=256,  # at most; batches of one epoch are of equal size
+      lr=0.01,
+      momentum=0.9,
+      weight_decay=5e-4,
+      augment=("color", "crop", "cutout", "flip", "scale", "rotate"),  # (): none
+      seeds=3,
+      labels="own",  # own: as the set has them | hard: the class alone
+      learned_lr=False,  # train at the set's own learning rate, if it has one
+    )
+  )
+
+
+def steps(protocol, images: int) -> int:
+  """Updates of a training on so many images."""
+  total = protocol.epochs * -(-images // protocol.batch_size)
+  return min(total, protocol.most_steps) if protocol.most_steps else total
+
+
+def train(
+  protocol,
+  given: ConfigDict,
+  x: jax.Array,
+  labels: jax.Array,
+  key: jax.Array,
+  *,
+  kind: str = "hard",
+  lr: jax.Array | float | None = None,
+) -> Any:
+  """Parameters of the network `given`, trained on a set from random weights.
+
+  Args:
+    protocol: as `default_config`.
+    given: a classifier of `distill_jax.models`.
+    x: [N, H, W, C], preprocessed.
+    labels: int [N]; or float [N, classes], see kind.
+    key: of weights, order and augmentation.
+    kind: "hard" (cross-entropy), "logits" (cross-entropy against their softmax), or "regression"
+      (squares, halved and summed over classes).
+    lr: in place of protocol.lr.
+  """
+  model = method_lib.load("models", given.name)
+  of_weights, of_order, of_images = jax.random.split(key, 3)
+  params = model.init(given, x.shape[1:], of_weights)
+  batches = -(-len(x) // protocol.batch_size)
+  size, total = len(x) // batches, steps(protocol, len(x))
+  lr = jnp.asarray(protocol.lr if lr is None else lr, jnp.float32)
+  velocity = jax.tree.map(jnp.zeros_like, params)
+
+  def loss(params, x, labels):
+    logits, _ = model.apply(given, params, x)
+    return jnp.mean(loss_of(kind, logits, labels))
+
+  def step(carry, t):
+    params, velocity, order = carry
+    epoch, batch = t // batches, t % batches
+    if batches > 1:
+      order = jax.lax.cond(
+        batch == 0,
+        lambda: jax.random.permutation(jax.random.fold_in(of_order, epoch), len(x)),
+        lambda: order,
+      )
+    rows = jax.lax.dynamic_slice(order, (batch * size,), (size,))
+    images = x[rows] if batches > 1 else x
+    if protocol.augment:
+      drawn = siamese.draw(
+        jax.random.fold_in(of_images, t),
+        x.shape[1:3],
+        operations=tuple(protocol.augment),
+        batch=size,
+      )
+      images = siamese.augment(images, drawn, operations=tuple(protocol.augment))
+    gradient = jax.grad(loss)(params, images, labels[rows] if batches > 1 else labels)
+    rate = jnp.where(t < total // 2 + 1, lr, lr / 10)
+    decayed = jax.tree.map(lambda g, w: g + protocol.weight_decay * w, gradient, params)
+    velocity = jax.tree.map(lambda v, g: protocol.momentum * v + g, velocity, decayed)
+    params = jax.tree.map(lambda w, v: w - rate * v, params, velocity)
+    return (params, velocity, order), None
+
+  carry = (params, velocity, jnp.arange(len(x)))
+  return jax.lax.scan(step, carry, jnp.arange(total))[0][0]
+
+
+def loss_of(kind: str, logits: jax.Array, labels: jax.Array) -> jax.Array:
+  """[N] losses of logits [N, classes] against labels of a kind: see `train`."""
+  match kind:
+    case "hard":
+      return optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+    case "logits":
+      return optax.softmax_cross_entropy(logits, jax.nn.softmax(labels))
+    case "regression":
+      return jnp.sum(jnp.square(logits - labels), axis=-1) / 2
+    case other:
+      raise ValueError(f"labels of kind {other!r}: {', '.join(LOSSES)}")
+
+
+def accuracy(given: ConfigDict, params: Any, x: np.ndarray, label: np.ndarray) -> jax.Array:
+  """The share of images [N, H, W, C] whose largest logit is their class."""
+  model = method_lib.load("models", given.name)
+  rows = -len(x) % CHUNK
+  padded = jnp.pad(jnp.asarray(x), ((0, rows), (0, 0), (0, 0), (0, 0)))
+  chunks = padded.reshape(-1, CHUNK, *x.shape[1:])
+  guess = jax.lax.map(lambda x: jnp.argmax(model.apply(given, params, x)[0], axis=-1), chunks)
+  return jnp.mean(guess.reshape(-1)[: len(x)] == label)
