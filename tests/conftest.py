@@ -8,6 +8,8 @@ os.environ["XLA_FLAGS"] = (
   "--xla_force_host_platform_device_count=8"
   " --xla_cpu_collective_call_warn_stuck_timeout_seconds=120"
   " --xla_cpu_collective_call_terminate_timeout_seconds=600"
+  # collectives in one order on every device: otherwise two of them may wait for each other
+  " --xla_cpu_enable_concurrency_optimized_scheduler=false"
   " --xla_backend_optimization_level=0"  # compiling takes half the time, and tests mostly compile
 )
 

@@ -47,6 +47,7 @@ ROWS = {
   "multistep CM, 2 steps": ("multistep_consistency", "", 4.1),
 }
 QUALITY = "samples/energy"
+EMA = "ema=(('power', 6.94),)"  # over the last tenth of a run, however short it is
 
 
 def get_table(arg=None):
@@ -57,7 +58,8 @@ def get_table(arg=None):
     spec = f"experiments/diffusion/{experiment}.py" + (f":{words}" if words else "")
     steps = int(BUDGET / cost)
     budget = () if smoke else (f"steps={steps}", f"eval_every={steps}", f"save_every={steps}")
-    return Row(name, spec, budget)
+    average = () if experiment == "progressive" else (EMA,)
+    return Row(name, spec, (*budget, *average))
 
   start = "pretrained.start=distill_jax/assets/mixture25_denoiser"
   still = ("steps=0",) if smoke else ("steps=0", start)
