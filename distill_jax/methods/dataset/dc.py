@@ -6,9 +6,12 @@ D adds up 1 - cosine over the outputs of every layer. The network w is trained o
 images meanwhile, `inner` epochs after each update of the images, and drawn anew after `outer`
 updates. The augmentation A, with the same parameters on both sides, makes it DSA.
 
-Zhao, Mopuri, Bilen, Dataset Condensation with Gradient Matching (arXiv:2006.05929), algorithm 1;
-Zhao and Bilen, Dataset Condensation with Differentiable Siamese Augmentation (arXiv:2102.08259).
 One step here is one update of the images: the authors' iteration is `outer` of them.
+
+Paper: Zhao, Mopuri, Bilen, Dataset Condensation with Gradient Matching (arXiv:2006.05929),
+  algorithm 1.
+Paper: Zhao, Bilen, Dataset Condensation with Differentiable Siamese Augmentation
+  (arXiv:2102.08259), eq. 3.
 """
 
 import jax

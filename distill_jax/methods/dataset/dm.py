@@ -5,7 +5,7 @@
 f is a new random network at every step, A an augmentation that both sides share. No network is
 trained, so a step is two forward passes and one backward.
 
-Zhao and Bilen, Dataset Condensation with Distribution Matching (arXiv:2110.04181), eq. 4.
+Paper: Zhao, Bilen, Dataset Condensation with Distribution Matching (arXiv:2110.04181), eq. 4.
 """
 
 import jax
