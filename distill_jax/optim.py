@@ -11,7 +11,7 @@ import optax
 
 from distill_jax.config import ConfigError, did_you_mean
 
-OPTIMIZERS = ("adamw", "adam", "sgd", "lion")
+OPTIMIZERS = ("adamw", "adam", "sgd", "lion", "lamb")
 SCHEDULES = ("constant", "linear", "cosine", "wsd")
 
 
@@ -48,6 +48,8 @@ def make(config, steps: int) -> optax.GradientTransformation:
       tx = optax.chain(optax.add_decayed_weights(**decay), sgd) if config.weight_decay else sgd
     case "lion":
       tx = optax.lion(schedule, config.b1, config.b2, **decay)
+    case "lamb":
+      tx = optax.lamb(schedule, config.b1, config.b2, config.eps, **decay)
     case _:
       raise ConfigError(f"No optimiser {config.name!r}." + did_you_mean(config.name, OPTIMIZERS))
   return optax.chain(optax.clip_by_global_norm(config.clip_norm), tx) if config.clip_norm else tx

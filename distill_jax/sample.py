@@ -79,10 +79,10 @@ def draw(panels: dict[str, np.ndarray], out: pathlib.Path, *, title: str = "") -
   plt.close(figure)
 
 
-def grid(x: np.ndarray) -> np.ndarray:
-  """Images [N, H, W, C] in [-1, 1] as one image in [0, 1], as square as can be; what is left over
-  of a last row is dropped."""
-  columns = int(np.ceil(np.sqrt(len(x))))
+def grid(x: np.ndarray, columns: int = 0) -> np.ndarray:
+  """Images [N, H, W, C] in [-1, 1] as one image in [0, 1], as square as can be without a number of
+  columns; what is left over of a last row is dropped."""
+  columns = columns or int(np.ceil(np.sqrt(len(x))))
   rows = len(x) // columns
   n, (height, width, channels) = rows * columns, x.shape[1:]
   tiles = np.clip(x[:n] / 2 + 0.5, 0, 1).reshape(rows, columns, height, width, channels)

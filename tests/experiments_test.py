@@ -20,14 +20,17 @@ EXPERIMENTS = sorted(
 )
 
 
-# the others of this family run in methods_test.py, from the same smoke configs
-DIFFUSION = {f"experiments/diffusion/{name}.py" for name in ("denoising", "sid", "meanflow", "sds")}
+# the others of these families run in methods_test.py, from the same smoke configs
+QUICK = dict(diffusion=("denoising", "sid", "meanflow", "sds"), dataset=("dm", "kip", "mtt"))
+
+
+def _slow(path):
+  _, family, name = path.removesuffix(".py").split("/")
+  return family in QUICK and name not in QUICK[family]
+
+
 TRAINED = [
-  pytest.param(
-    path,
-    marks=[pytest.mark.slow] if "/diffusion/" in path and path not in DIFFUSION else [],
-  )
-  for path in EXPERIMENTS
+  pytest.param(path, marks=[pytest.mark.slow] if _slow(path) else []) for path in EXPERIMENTS
 ]
 
 

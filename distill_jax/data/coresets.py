@@ -8,7 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 
 
-def herding(features: jax.Array, n: int, *, farthest: bool = False) -> jax.Array:
+def herding(
+  features: jax.Array, n: int, *, farthest: bool = False, where: jax.Array | None = None
+) -> jax.Array:
   """n examples whose mean follows the mean of all, one after another.
 
   i_k = argmin |k mu - sum_{j < k} x_{i_j} - x| over the examples x that are not chosen yet.
@@ -20,6 +22,7 @@ def herding(features: jax.Array, n: int, *, farthest: bool = False) -> jax.Array
     features: [N, D].
     n: at most N.
     farthest: argmax in place of argmin, as the code of DeepCore has it.
+    where: bool [N], the examples there are, such as those of one class, at least n; None: all.
 
   Returns:
     int [n], in the order of choice; the first of equally good ones.
@@ -28,8 +31,8 @@ def herding(features: jax.Array, n: int, *, farthest: bool = False) -> jax.Array
     ValueError: n is not from 1 to N.
   """
   _check(n, len(features))
-  features = _floats(features)
-  mean = jnp.mean(features, axis=0)
+  features, where = _floats(features), _all(where, features)
+  mean = jnp.mean(features, axis=0, where=where[:, None])
 
   def step(state, k):
     total, chosen = state
@@ -37,11 +40,12 @@ def herding(features: jax.Array, n: int, *, farthest: bool = False) -> jax.Array
     i = jnp.argmin(jnp.where(chosen, jnp.inf, -square if farthest else square))
     return (total + features[i], chosen.at[i].set(True)), i
 
-  state = jnp.zeros_like(mean), jnp.zeros(len(features), bool)
-  return jax.lax.scan(step, state, jnp.arange(n))[1]
+  return jax.lax.scan(step, (jnp.zeros_like(mean), ~where), jnp.arange(n))[1]
 
 
-def k_center(features: jax.Array, n: int, *, start: jax.Array) -> jax.Array:
+def k_center(
+  features: jax.Array, n: int, *, start: jax.Array, where: jax.Array | None = None
+) -> jax.Array:
   """n examples, each the farthest from those chosen before: the greedy answer to k-center.
 
   Sener and Savarese, Active Learning for Convolutional Neural Networks: A Core-Set Approach
@@ -53,6 +57,7 @@ def k_center(features: jax.Array, n: int, *, start: jax.Array) -> jax.Array:
     features: [N, D]; distances are Euclidean.
     n: at most N - M.
     start: int [M], different examples that are chosen already, at least one.
+    where: bool [N], the examples that may be chosen, at least n beside `start`; None: all.
 
   Returns:
     int [n], in the order of choice, without `start`; the first of equally far ones.
@@ -75,8 +80,63 @@ def k_center(features: jax.Array, n: int, *, start: jax.Array) -> jax.Array:
     return (closer(distance, i)[0], chosen.at[i].set(True)), i
 
   distance = jax.lax.scan(closer, jnp.full(len(features), jnp.inf, features.dtype), start)[0]
-  chosen = jnp.zeros(len(features), bool).at[start].set(True)
+  chosen = (~_all(where, features)).at[start].set(True)
   return jax.lax.scan(step, (distance, chosen), length=n)[1]
+
+
+def k_means(
+  features: jax.Array,
+  n: int,
+  *,
+  key: jax.Array,
+  iterations: int = 20,
+  where: jax.Array | None = None,
+) -> jax.Array:
+  """n different examples, each the nearest to a mean of k-means.
+
+  Lloyd's iterations, c_k = mean of the examples whose nearest mean is c_k, from the seeds of
+  k-means++, each drawn with a probability as its squared distance to those before (Arthur and
+  Vassilvitskii, k-means++: The Advantages of Careful Seeding, SODA 2007).
+
+  Args:
+    features: [N, D].
+    n: number of means, at most N.
+    key: of the seeds.
+    iterations: Lloyd's.
+    where: bool [N], the examples there are, at least n; None: all.
+
+  Returns:
+    int [n]. A mean without examples stays where it was.
+
+  Raises:
+    ValueError: n is not from 1 to N.
+  """
+  _check(n, len(features))
+  features, where = _floats(features), _all(where, features)
+
+  def squares(means):  # [N, n]
+    dots = jnp.einsum("nd,kd->nk", features, means, precision="highest")
+    lengths = jnp.sum(features**2, axis=1)[:, None] + jnp.sum(means**2, axis=1)
+    return jnp.maximum(lengths - 2 * dots, 0.0)
+
+  def seed(distance, key):
+    i = jax.random.categorical(key, jnp.where(where, jnp.log(distance), -jnp.inf))
+    return jnp.minimum(distance, jnp.sum(jnp.square(features - features[i]), axis=1)), i
+
+  def lloyd(means, _):
+    nearest = jnp.where(where, jnp.argmin(squares(means), axis=1), n)
+    count = jax.ops.segment_sum(jnp.ones(len(features)), nearest, n + 1)[:n, None]
+    total = jax.ops.segment_sum(features, nearest, n + 1)[:n]
+    return jnp.where(count > 0, total / jnp.maximum(count, 1), means), None
+
+  def choose(chosen, distance):
+    i = jnp.argmin(jnp.where(chosen, jnp.inf, distance))
+    return chosen.at[i].set(True), i
+
+  first = jnp.full(len(features), jnp.finfo(features.dtype).max)  # all alike
+  _, seeds = jax.lax.scan(seed, first, jax.random.split(key, n))
+  means = jax.lax.scan(lloyd, features[seeds], length=iterations)[0]
+  return jax.lax.scan(choose, ~where, squares(means).T)[1]
 
 
 def error_norm(logits: jax.Array, targets: jax.Array, *, order: int = 2) -> jax.Array:
@@ -152,21 +212,21 @@ def two_heads(
   return (1 - alpha) * jax.nn.softmax(logits) + alpha * jax.nn.softmax(distilled / beta)
 
 
-def forgetting_events(correct: np.ndarray) -> np.ndarray:
-  """How often each example went from right to wrong: bool or 0/1 [N, T] to int64 [N].
+def forgetting_events(correct: Any) -> Any:
+  """How often each example went from right to wrong: bool or 0/1 [N, T] to int [N].
 
   Toneva et al., An Empirical Study of Example Forgetting during Deep Neural Network Learning
   (arXiv:1812.05159). `correct` records each example's presentations in training, in order. An
   example that was never right has 0 events: see `forgetting_scores`.
   """
   correct = _record(correct)
-  return np.sum(correct[:, :-1] & ~correct[:, 1:], axis=1)
+  return (correct[:, :-1] & ~correct[:, 1:]).sum(axis=1)
 
 
-def forgetting_scores(correct: np.ndarray) -> np.ndarray:
+def forgetting_scores(correct: Any) -> Any:
   """`forgetting_events`; T, more than can be, for an example that was never right."""
   correct = _record(correct)
-  return np.where(correct.any(axis=1), forgetting_events(correct), correct.shape[1])
+  return forgetting_events(correct) + ~correct.any(axis=1) * correct.shape[1]
 
 
 def first_learned(correct: np.ndarray) -> np.ndarray:
@@ -182,6 +242,10 @@ def presentations_to_learn(correct: np.ndarray) -> np.ndarray:
   return np.where(correct.all(axis=1), 0, last_wrong)
 
 
+def _all(where, features):
+  return jnp.ones(len(features), bool) if where is None else jnp.asarray(where)
+
+
 def _floats(features):
   """As a JAX array, in float32 at least."""
   features = jnp.asarray(features)
@@ -189,7 +253,7 @@ def _floats(features):
 
 
 def _record(correct):
-  correct = np.asarray(correct).astype(bool)
+  correct = correct.astype(bool)
   if correct.ndim != 2 or not correct.shape[1]:
     raise ValueError(f"a record of {correct.shape}, not of examples and their presentations")
   return correct

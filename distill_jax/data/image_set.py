@@ -38,7 +38,8 @@ def whole(config) -> Real:
       f"{config.data.source!r} has."
     )
   first = np.concatenate([[0], np.cumsum(count)[:-1]])
-  return Real(x[order], label, first.astype(np.int32), count.astype(np.int32))
+  arrays: Any = (x[order], label, first.astype(np.int32), count.astype(np.int32))  # of the host
+  return Real(*arrays)
 
 
 def held_out(config, split: str) -> tuple[np.ndarray, np.ndarray]:

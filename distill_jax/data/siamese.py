@@ -203,7 +203,7 @@ def shared(key: jax.Array, x: jax.Array, operations: tuple[str, ...]) -> jax.Arr
   if not operations:
     return x
   operations = tuple(operations)
-  drawn = draw(key, x.shape[1:3], operations=operations)
+  drawn = draw(key, (x.shape[1], x.shape[2]), operations=operations)
   return augment(x, drawn, operations=operations)
 
 

@@ -94,7 +94,7 @@ def train(
     if protocol.augment:
       drawn = siamese.draw(
         jax.random.fold_in(of_images, t),
-        x.shape[1:3],
+        (x.shape[1], x.shape[2]),
         operations=tuple(protocol.augment),
         batch=size,
       )

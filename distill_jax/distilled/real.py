@@ -1,14 +1,13 @@
 """The real training set on the devices, and draws from it inside the step.
 
 Methods of dataset distillation compare a few synthetic images with batches of real ones, often a
-batch of each class. The set is in `frozen`, its rows ordered by class (data/image_set.py), so that a
-draw is a gather and a resumed run draws the same images.
+batch of each class. The set is in `frozen`, its rows ordered by class (data/image_set.py), so that
+a draw is a gather and a resumed run draws the same images.
 """
 
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 
 from distill_jax.mesh import split_batch
 
@@ -17,7 +16,7 @@ class Real(NamedTuple):
   x: jax.Array  # float32 [N, H, W, C], preprocessed, ordered by class
   label: jax.Array  # int32 [N]
   first: jax.Array  # int32 [classes], the row of a class's first image
-  count: jax.Array  # int32 [classes]
+  size: jax.Array  # int32 [classes], its number of images
 
 
 def of_classes(key: jax.Array, real: Real, n: int) -> tuple[jax.Array, jax.Array]:
@@ -27,7 +26,7 @@ def of_classes(key: jax.Array, real: Real, n: int) -> tuple[jax.Array, jax.Array
   same but for a few.
   """
   classes = len(real.first)
-  drawn = jax.random.randint(key, (classes, n), 0, real.count[:, None])
+  drawn = jax.random.randint(key, (classes, n), 0, real.size[:, None])
   rows = (real.first[:, None] + drawn).reshape(-1)
   return split_batch(real.x[rows]), real.label[rows]
 

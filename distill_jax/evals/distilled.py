@@ -5,6 +5,8 @@ starts as it has seeds, on images that distillation never saw.
   accuracy_NAME        the same of another architecture, for each of `config.others`
   validation_accuracy  mean, on held-out training images (`data.validation`): the only one that may
                        choose a checkpoint
+
+The set's first moving average is judged, where it has one.
 """
 
 import functools
@@ -33,17 +35,18 @@ def make(config):
   networks.update({f"_{name}": given for name, given in config.others.items()})
 
   @functools.partial(jax.jit, static_argnums=0)
-  def judged(name, student, key):
-    x, labels, kind, lr = as_trained(config, student)
+  def judged(name, student, real, key):
+    x, labels, kind, lr = as_trained(config, student, real)
     given = networks[name]
     params = protocol_lib.train(config.protocol, given, x, labels, key, kind=kind, lr=lr)
     return {split: protocol_lib.accuracy(given, params, *of) for split, of in splits.items()}
 
   def evaluate(state, frozen):
     results = {}
+    student = next(iter(state.get("ema", {}).values()), state["student"])
     keys = jax.random.split(jax.random.key(config.seed + 1), config.protocol.seeds)
     for name in networks:
-      each = [judged(name, state["student"], key) for key in keys]
+      each = [judged(name, student, frozen.get("real"), key) for key in keys]
       for i, values in enumerate(each):
         results[f"accuracy{name}@{i}"] = float(values[""])
       for split in splits:
@@ -54,12 +57,23 @@ def make(config):
   return evaluate
 
 
-def as_trained(config, student):
-  """Images, labels, their kind, and the learning rate, as `protocol.train` takes them."""
-  protocol, images = config.protocol, student["images"]
-  classes = config.models.student.num_classes
-  hard = synthetic.hard_labels(classes, len(images) // classes)
+def as_trained(config, student, real=None):
+  """Images, labels, their kind, and the learning rate, as `protocol.train` takes them.
+
+  A student that has `rows` instead of images is those images of `real` (distilled/real.py). With
+  `config.parts` of 2 every image is 4 small ones, each with the image's label.
+  """
+  protocol, classes = config.protocol, config.models.student.num_classes
+  if "rows" in student:
+    images, labels = real.x[student["rows"]], real.label[student["rows"]]
+  else:
+    images = student["images"]
+    labels = synthetic.hard_labels(classes, len(images) // classes)
+  kind = "hard"
+  if protocol.labels != "hard" and "labels" in student:
+    labels, kind = student["labels"], config.label_kind
+  if config.parts > 1:
+    images = synthetic.parted(images, config.parts)
+    labels = jnp.repeat(labels, config.parts**2, axis=0)
   lr = jnp.exp(student["log_lr"]) if protocol.learned_lr and "log_lr" in student else None
-  if protocol.labels == "hard" or "labels" not in student:
-    return images, hard, "hard", lr
-  return images, student["labels"], config.label_kind, lr
+  return images, labels, kind, lr

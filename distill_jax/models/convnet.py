@@ -71,13 +71,19 @@ def init(config, shape: tuple[int, ...], key: jax.Array) -> Params:
 
 def apply(config, params: Params, x: jax.Array) -> tuple[jax.Array, jax.Array]:
   """Logits [B, num_classes], and the features [B, H' W' width] that the head reads, of images."""
-  groups = dict(instance=config.width, group=4)
+  features = layers(config, params, x)[-1].reshape(len(x), -1)
+  return affine(params["head"], features), features
+
+
+def layers(config, params: Params, x: jax.Array) -> list[jax.Array]:
+  """The features of every block after its pooling, [B, H / 2^k, W / 2^k, width] of the k-th."""
+  groups, outputs = dict(instance=config.width, group=4), []
   for block in params["blocks"]:
     x = convolve(block["conv"], x)
     x = normalize(block["norm"], x, groups[config.norm]) if "norm" in block else x
     x = _pool(jax.nn.relu(x))
-  features = x.reshape(len(x), -1)
-  return affine(params["head"], features), features
+    outputs.append(x)
+  return outputs
 
 
 def _pool(x):

@@ -4,7 +4,7 @@ from ml_collections import ConfigDict
 
 from distill_jax.config import ConfigError
 from distill_jax.distilled import protocol
-from distill_jax.models import convnet
+from distill_jax.models import convnet, perceptron, vit
 from experiments import common
 
 NO_FLIP = ("color", "crop", "cutout", "scale", "rotate")  # of siamese augmentation; for digits
@@ -12,9 +12,10 @@ ALL = ("color", "crop", "cutout", "flip", "scale", "rotate")
 
 
 def base(arg=None, method=None, **defaults):
-  """`data=digits`, the default: optdigits and a ConvNet-2 of width 32. `data=fashion`: Fashion-MNIST
-  and ConvNet-3 of width 128, the published protocol. `ipc=N`: images per class."""
-  config = common.base(arg, method, data="digits", ipc=1, **defaults)
+  """`data=digits`, the default: optdigits and a ConvNet-2 of width 32. `data=fashion`:
+  Fashion-MNIST and ConvNet-3 of width 128, the published protocol. `ipc=N`: images per class.
+  `others`: other architectures are trained on the set too."""
+  config = common.base(arg, method, data="digits", ipc=1, others=False, **defaults)
   config.unit = "updates"
   config.batch_size = 8  # of nothing: methods draw what they need (data/image_set.py)
   config.steps = 300
@@ -29,6 +30,7 @@ def base(arg=None, method=None, **defaults):
   config.start = "real"  # real | noise: distilled/synthetic.py
   config.real_per_class = 64  # real images of each class in a step
   config.augment = ()  # of both sides, while distilling: data/siamese.py
+  config.parts = 1  # an image is trained on as parts x parts small ones
   config.label_kind = "hard"  # of labels that are learned: logits | regression
 
   config.data.name = "image_set"
@@ -53,7 +55,21 @@ def base(arg=None, method=None, **defaults):
       config.real_per_class = 256
     case other:
       raise ConfigError(f"data={other!r}: digits or fashion.")
+  if config.arg.others:
+    config.others = other_networks(config.models.student, min(config.data.shape[:2]))
   return config
+
+
+def other_networks(student, side):
+  """Architectures that a set was not distilled with, for images of so many pixels a side."""
+  networks = ConfigDict(dict(perceptron=perceptron.default_config(), vit=vit.default_config()))
+  networks.vit.patch = side // 4 if side < 16 else side // 7
+  for depth in (1, 2, 3, 4):
+    if depth != student.depth and side >> depth > 0:
+      networks[f"convnet_{depth}"] = ConfigDict(dict(student.to_dict(), depth=depth))
+  for network in networks.values():
+    network.num_classes = student.num_classes
+  return networks
 
 
 def finish(config):

@@ -7,7 +7,8 @@ set with siamese augmentation, 3 networks, the last step of each; all 60,000 ima
 fewer real images in a step and fewer steps: its numbers are compared with each other, not with the
 papers'. `ipc=1`, `ipc=10` or `ipc=50` is a third of the table.
 
-Run:   python -m distill_jax.tables experiments/tables/dataset_fashion.py[:cpu] --workdir runs/fashion
+Run:   python -m distill_jax.tables experiments/tables/dataset_fashion.py[:cpu]
+  --workdir runs/dataset_fashion
 Takes: docs/datasets.md.
 """
 

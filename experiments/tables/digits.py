@@ -4,8 +4,10 @@ one budget of network evaluations.
 The teacher is assets/digits_denoiser at 18 Heun steps (35 evaluations a sample); every student
 begins as the teacher. The budget is 3,000 evaluations of a batch of 64, where the gradient of an
 evaluation counts as two more and a jvp as one; the last column of ROWS counts the teacher, the
-student and the fake score of a step, and the teacher's 35 where a step solves its ODE. Feature FID is by the features of assets/digits_classifier: it is not the FID
-of Inception's. `data=fashion` is the same with `teacher=` and `features=` folders of one's own.
+student and the fake score of a step, and the teacher's 35 where a step solves its ODE.
+
+Feature FID is by the features of assets/digits_classifier: it is not the FID of Inception's.
+`data=fashion` is the same with `teacher=` and `features=` folders of one's own.
 
 Run:   python -m distill_jax.tables experiments/tables/digits.py --workdir runs/digits
 Takes: see docs/ledger.md. `smoke` is a matter of minutes, for compiling.

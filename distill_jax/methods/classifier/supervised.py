@@ -16,6 +16,13 @@ def make(config) -> Method:
   model = method_lib.load("models", given.name)
   tx = optim.make(config.optim, config.steps)
 
+  def forward(params, x):
+    """Logits, and parameters whose running statistics, if the model has any, have seen x."""
+    if hasattr(model, "train_apply"):
+      logits, _, params = model.train_apply(given, params, x)
+      return logits, params
+    return model.apply(given, params, x)[0], params
+
   def init(key, pretrained):
     params = pretrained.get("student") or model.init(given, shape, key)
     ema = optim.ema_init(config.ema, params)
@@ -23,14 +30,15 @@ def make(config) -> Method:
 
   def step(state, frozen, batch, key):
     def loss(params, batch, key):
-      logits, _ = model.apply(given, params, batch["x"])
+      logits, _ = forward(params, batch["x"])
       nats = optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"])
       right = jnp.argmax(logits, axis=-1) == batch["label"]
       count = jnp.float32(len(nats))
       return (jnp.sum(nats), count), dict(accuracy=(jnp.sum(right, dtype=jnp.float32), count))
 
+    _, params = forward(state["student"], batch["x"])  # the loss's own pass, to the compiler
     params, opt, metrics = minimize(
-      tx, loss, state["student"], state["opt"], batch, key, microbatches=config.microbatches
+      tx, loss, params, state["opt"], batch, key, microbatches=config.microbatches
     )
     ema = optim.ema_update(config.ema, state["ema"], params, state["step"])
     return dict(step=state["step"] + 1, student=params, opt=opt, ema=ema), metrics
