@@ -16,16 +16,11 @@ import pathlib
 import sys
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 
 from distill_jax import config as config_lib
-from distill_jax import method as method_lib
-from distill_jax import train
-from distill_jax.checkpoint import Checkpoints
 from distill_jax.config import ConfigError
 from distill_jax.distilled import contact_sheet, preprocessing
-from distill_jax.mesh import make_mesh
 
 KINDS = ("hard", "logits", "regression", "per_epoch")
 FORMAT = 1
@@ -144,47 +139,6 @@ def load(folder: pathlib.Path, expect: preprocessing.Arrays | None = None) -> Di
   return dataset
 
 
-def of_run(workdir: pathlib.Path) -> DistilledDataset:
-  """The set of a run's latest checkpoint, as its eval trains on it; of the first seed of several.
-
-  Raises:
-    ConfigError: there is no run or checkpoint, or it is not one of this family.
-  """
-  from distill_jax.evals import distilled  # reads what a run's networks are trained on
-
-  config = config_lib.load_saved(workdir)
-  if "protocol" not in config:
-    raise ConfigError(f"{workdir} is a run of {config.method.name}, which distils no dataset.")
-  data = method_lib.load("data", config.data.name)
-  mesh = make_mesh(config.mesh)
-  with jax.set_mesh(mesh):
-    program = train.build(config, mesh)
-    batches = iter(data.make(config))
-    checkpoints = workdir / "checkpoints"
-    with Checkpoints(checkpoints, every=config.save_every, keep=config.keep) as saved:
-      state = saved.restore(program.abstract[0], batches)
-  if state is None:
-    raise ConfigError(f"{workdir} has no usable checkpoint.")
-  student = jax.device_get(next(iter(state.get("ema", {}).values()), state["student"]))
-  if config.seeds > 1:
-    student = jax.tree.map(lambda x: x[0], student)
-  images, labels, kind, _ = distilled.as_trained(config, student, program.pretrained["real"])
-  versions = workdir / "versions.json"
-  return DistilledDataset(
-    np.asarray(images, np.float32),
-    np.asarray(labels),
-    kind,
-    float(np.exp(student["log_lr"])) if "log_lr" in student else None,
-    data.fitted(config),
-    json.loads(config.protocol.to_json_best_effort()),
-    dict(
-      config=json.loads(config.to_json_best_effort()),
-      versions=json.loads(versions.read_text()) if versions.is_file() else {},
-      step=int(state["step"]),
-    ),
-  )
-
-
 def _arrays(dataset) -> dict[str, np.ndarray]:
   arrays = dict(images=dataset.images, labels=dataset.labels)
   arrays.update({f"preprocessing.{name}": x for name, x in dataset.preprocessing.items()})
@@ -270,7 +224,7 @@ def _read_json(file: pathlib.Path) -> dict[str, Any]:
 
 
 def main(argv: list[str]) -> int:
-  from distill_jax.distilled import layouts  # which needs the set's class
+  from distill_jax.distilled import layouts, runs  # which need the set's class
 
   names = tuple(layouts.LAYOUTS)
   parser = argparse.ArgumentParser(
@@ -294,7 +248,7 @@ def main(argv: list[str]) -> int:
       layout, path = args.foreign
       dataset = layouts.read(layout, pathlib.Path(path), args.data, args.preprocess)
     else:
-      dataset = of_run(args.workdir) if args.workdir else load(args.set)
+      dataset = runs.read(args.workdir) if args.workdir else load(args.set)
     if args.to:
       layouts.write(args.to, args.out, dataset)
     else:
