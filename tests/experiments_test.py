@@ -21,7 +21,7 @@ EXPERIMENTS = sorted(
 
 
 # the others of these families run in methods_test.py, from the same smoke configs
-QUICK = dict(diffusion=("denoising", "sid", "meanflow", "sds"), dataset=("dm", "kip", "mtt"))
+QUICK = dict(diffusion=("denoising", "sid", "meanflow", "sds"), dataset=("dm", "kip", "selection"))
 
 
 def _slow(path):

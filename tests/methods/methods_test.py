@@ -20,16 +20,20 @@ METHODS = sorted(
   if p.name != "__init__.py"
 )
 CHOSEN = ("dataset.selection", "dataset.whole", "dataset.pruning")  # nothing is learned
+# networks are trained on real images in init, which eight simulated devices all do
+SLOW = tuple(f"dataset.{name}" for name in ("experts", "infer", "mtt", "pruning", "sre2l"))
 LEARNING = ("steps=30", "optim.lr=0.01", "optim.schedule=constant")
 
 
 @functools.cache
 def configs() -> dict[str, Any]:
-  """Method -> the smoke config of its first experiment."""
+  """Method -> the smoke config of the experiment of its name, or else of the first that uses it."""
   found: dict[str, Any] = {}
   for path in sorted((ROOT / "experiments").rglob("*.py")):
     if path.name != "common.py" and path.parent.name != "tables":
       config = config_lib.load(f"{path}:smoke", LEARNING)
+      if config.method.name.endswith(f".{path.stem}"):
+        found[config.method.name] = config
       found.setdefault(config.method.name, config)
   return found
 
@@ -64,7 +68,10 @@ def run_of(name: str, devices: int) -> Run:
     return Run(program, [put_batch(next(data), mesh)], mesh)
 
 
-@pytest.fixture(params=METHODS, scope="module")
+@pytest.fixture(
+  params=[pytest.param(m, marks=[pytest.mark.slow] if m in SLOW else []) for m in METHODS],
+  scope="module",
+)
 def prepared(request):
   """All tests of a method one after the other; then its programs are dropped, for a process that
   holds those of all methods runs out of memory maps."""
