@@ -42,7 +42,7 @@ def write(config, cache: manifest.Cache, process: int = 0, processes: int = 1) -
   """
   cache.folder.mkdir(parents=True, exist_ok=True)
   if not manifest.check(cache):
-    with _published(cache.folder / "manifest.json") as temporary:
+    with published(cache.folder / "manifest.json") as temporary:
       temporary.write_text(json.dumps(cache.fields, indent=2) + "\n")
   ours = cache.files[process::processes]
   missing = [file for file in ours if not file.exists()]
@@ -141,7 +141,7 @@ def _look_at(config, look, rows: np.ndarray, first: int, mesh: Mesh) -> Iterator
 def _write_shard(file: pathlib.Path, layout: signals.Layout, found: Iterator[tuple]) -> None:
   from array_record.python.array_record_module import ArrayRecordWriter
 
-  with _published(file) as temporary:
+  with published(file) as temporary:
     writer = ArrayRecordWriter(str(temporary), "group_size:1")  # a record is read alone
     for row in found:
       writer.write(signals.encode(layout, *row))
@@ -149,7 +149,7 @@ def _write_shard(file: pathlib.Path, layout: signals.Layout, found: Iterator[tup
 
 
 @contextlib.contextmanager
-def _published(file: pathlib.Path) -> Iterator[pathlib.Path]:
+def published(file: pathlib.Path) -> Iterator[pathlib.Path]:
   """A name to write under; afterwards the content is on the disk and has its own name."""
   temporary = file.with_name(f"{file.name}.{uuid.uuid4().hex}.tmp")
   try:

@@ -8,22 +8,14 @@ spread; test images are never trained on and never choose anything.
 import functools
 from typing import Any
 
-import grain
 import numpy as np
 
 from distill_jax.config import ConfigError
-from distill_jax.data import images
+from distill_jax.data import images, nothing
 from distill_jax.distilled import preprocessing
 from distill_jax.distilled.real import Real
 
-
-def make(config) -> grain.IterDataset:
-  """Empty batches without end."""
-  return grain.MapDataset.range(1).repeat().map(lambda _: {}).to_iter_dataset()
-
-
-def spec(config) -> dict[str, Any]:
-  return {}
+make, spec = nothing.make, nothing.spec  # batches are empty
 
 
 def whole(config) -> Real:

@@ -207,6 +207,15 @@ def shared(key: jax.Array, x: jax.Array, operations: tuple[str, ...]) -> jax.Arr
   return augment(x, drawn, operations=operations)
 
 
+def each(key: jax.Array, x: jax.Array, operations: tuple[str, ...]) -> jax.Array:
+  """`shared` with parameters for each image: how networks are trained on a set."""
+  if not operations:
+    return x
+  operations = tuple(operations)
+  drawn = draw(key, (x.shape[1], x.shape[2]), operations=operations, batch=len(x))
+  return augment(x, drawn, operations=operations)
+
+
 def _check(operations):
   unknown = [name for name in operations if name not in OPERATIONS]
   if unknown or not operations:

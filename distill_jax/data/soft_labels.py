@@ -111,7 +111,7 @@ def write(
   if (folder / "manifest.json").exists():
     check(read_manifest(folder), fields, folder)
   else:
-    with cache._published(folder / "manifest.json") as temporary:
+    with cache.published(folder / "manifest.json") as temporary:
       temporary.write_text(json.dumps(fields, indent=2) + "\n")
   whole, form = jnp.asarray(images), layout(fields)
 
@@ -139,7 +139,7 @@ def write_epoch(
   """One file: int [N, k] classes, the likeliest first, and their log-probabilities [N, k]."""
   from array_record.python.array_record_module import ArrayRecordWriter
 
-  with cache._published(_file(folder, epoch)) as temporary:
+  with cache.published(_file(folder, epoch)) as temporary:
     writer = ArrayRecordWriter(str(temporary), "group_size:1")
     writer.write(signals.encode(layout(fields), index, log_p, None))
     writer.close()

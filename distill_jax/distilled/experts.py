@@ -135,20 +135,11 @@ def train(config, real: Real, key: jax.Array) -> Tree:
   return jax.tree.map(lambda a, b: jnp.concatenate([a[None], b]), experts["params"], later)
 
 
-def augmented(key: jax.Array, x: jax.Array, operations: tuple[str, ...]) -> jax.Array:
-  """Images [B, H, W, C] after one drawn operation with parameters for each of them."""
-  if not operations:
-    return x
-  operations = tuple(operations)
-  drawn = siamese.draw(key, (x.shape[1], x.shape[2]), operations=operations, batch=len(x))
-  return siamese.augment(x, drawn, operations=operations)
-
-
 def _loss(config, params, x, label, number, key):
   model, given = method_lib.load("models", config.models.student.name), config.method.experts
   logits = lambda x: model.apply(config.models.student, params, x)[0]  # noqa: E731
   nats = optax.softmax_cross_entropy_with_integer_labels(
-    logits(augmented(key, x, config.augment)), label
+    logits(siamese.each(key, x, config.augment)), label
   )
   loss = jnp.mean(nats)
   if given.early:

@@ -91,14 +91,7 @@ def train(
       )
     rows = jax.lax.dynamic_slice(order, (batch * size,), (size,))
     images = x[rows] if batches > 1 else x
-    if protocol.augment:
-      drawn = siamese.draw(
-        jax.random.fold_in(of_images, t),
-        (x.shape[1], x.shape[2]),
-        operations=tuple(protocol.augment),
-        batch=size,
-      )
-      images = siamese.augment(images, drawn, operations=tuple(protocol.augment))
+    images = siamese.each(jax.random.fold_in(of_images, t), images, protocol.augment)
     gradient = jax.grad(loss)(params, images, labels[rows] if batches > 1 else labels)
     rate = jnp.where(t < total // 2 + 1, lr, lr / 10)
     decayed = jax.tree.map(lambda g, w: g + protocol.weight_decay * w, gradient, params)

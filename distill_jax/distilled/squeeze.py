@@ -43,7 +43,6 @@ def train(config, given, real: Real, key: jax.Array) -> Any:
   """A ResNet trained on the real set, by every device the same: it is small."""
   of_weights, of_steps = jax.random.split(key)
   params = resnet.init(given, real.x.shape[1:], of_weights)
-  operations = tuple(config.protocol.augment)
   tx = optax.chain(
     optax.add_decayed_weights(5e-4, mask=lambda p: jax.tree.map(lambda x: x.ndim > 1, p)),
     optax.sgd(optax.cosine_decay_schedule(LR, config.method.squeeze), momentum=0.9),
@@ -54,9 +53,7 @@ def train(config, given, real: Real, key: jax.Array) -> Any:
     of_batch, of_augment = jax.random.split(key)
     rows = jax.random.randint(of_batch, (BATCH,), 0, len(real.x))
     x, label = real.x[rows], real.label[rows]
-    if operations:
-      drawn = siamese.draw(of_augment, (x.shape[1], x.shape[2]), operations=operations, batch=BATCH)
-      x = siamese.augment(x, drawn, operations=operations)
+    x = siamese.each(of_augment, x, config.protocol.augment)
 
     def loss(params):
       logits, _, observed = resnet.train_apply(given, params, x)

@@ -106,10 +106,8 @@ def self_supervised(config, real: real_lib.Real, key: jax.Array) -> jax.Array:
 
   def view(key, x):
     """Two operations in a row, drawn for the batch with parameters of each image."""
-    operations = tuple(config.protocol.augment)
     for each in jax.random.split(key):
-      drawn = siamese.draw(each, shape[:2], operations=operations, batch=len(x))
-      x = siamese.augment(x, drawn, operations=operations)
+      x = siamese.each(each, x, config.protocol.augment)
     return x
 
   def descend(carry, t):

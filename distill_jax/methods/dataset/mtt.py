@@ -37,6 +37,7 @@ import optax
 from distill_jax import method as method_lib
 from distill_jax import optim
 from distill_jax.config import ConfigError
+from distill_jax.data import siamese
 from distill_jax.distilled import experts as experts_lib
 from distill_jax.distilled import protocol, synthetic
 from distill_jax.losses import matching
@@ -69,7 +70,7 @@ def make(config) -> Method:
 
     def loss(params):
       x = split_batch(data["images"][step["rows"]])
-      x = experts_lib.augmented(step["key"], x, config.augment)
+      x = siamese.each(step["key"], x, config.augment)
       labels = data.get("labels", hard)[step["rows"]]
       return jnp.mean(protocol.loss_of(kind, model.apply(arch, params, x)[0], labels))
 
