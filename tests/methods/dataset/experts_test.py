@@ -78,6 +78,7 @@ def test_early_epochs_are_slower():
     close(direction(config, real, number)[1], jax.tree.map(lambda g, f=factor: f * g, here))
 
 
+@pytest.mark.slow
 def test_the_penalty_holds_the_slope_at_one():
   config, real = loaded("method.experts.penalty=3.0")
   params, g, (x, label) = direction(config, real)

@@ -61,6 +61,7 @@ def test_a_network_of_full_age_is_drawn_anew():
   assert jnp.all(jnp.abs(new["params"][1]) < jnp.abs(pool["params"][1]))
 
 
+@pytest.mark.slow
 def test_a_step_of_sgd_is_the_gradient_through_synthetic_features_alone():
   overrides = ("optim.name=sgd", "optim.b1=0", "optim.lr=1", "optim.warmup=0", "method.pool=1")
   config, method, state, frozen = prepared(*overrides, "method.ridge=0.01")

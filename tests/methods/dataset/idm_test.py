@@ -34,6 +34,7 @@ def test_parts_are_the_quarters_at_full_size():
     synthetic.parted(jnp.asarray(x), 4)
 
 
+@pytest.mark.slow
 def test_the_loss_counts_labels_as_much_as_the_network_is_right():
   config, method, state, frozen = made("method.queue=1", "method.trained=1")
   key, accuracy = jax.random.key(3), 0.25

@@ -30,6 +30,7 @@ def test_barlow_twins_by_hand():
   assert krr_st.barlow_twins(100 * white, 100 * white) < 1e-6
 
 
+@pytest.mark.slow
 def test_no_label_of_a_real_image_is_read():
   given = config()
   method = method_lib.load("methods", given.method.name).make(given)

@@ -142,6 +142,7 @@ def made(*overrides, arg="smoke"):
   return config, mtt.make(config), dict(real=jax.tree.map(jnp.asarray, real))
 
 
+@pytest.mark.slow
 def test_a_step_of_the_learned_rate_is_as_long_as_the_authors():
   """tesla, syn_steps 1, no augmentation: the derivative in the rate is known."""
   few = ("method.syn_steps=1", "method.unroll=tesla", "augment=()", "method.experts.count=1")
@@ -165,6 +166,7 @@ def test_a_step_of_the_learned_rate_is_as_long_as_the_authors():
   close(0.05 * moved, -1e-4 * slope, rtol=1e-3, atol=1e-9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("variant", ["datm", "ftd"])
 def test_a_step_too_far_away_changes_nothing(variant):
   _, method, given = made("method.threshold=1e-6", "augment=()", arg=f"smoke,variant={variant}")

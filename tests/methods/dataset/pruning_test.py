@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from distill_jax import config as config_lib
 from distill_jax.data import image_set
@@ -27,6 +28,7 @@ def test_labels_are_the_given_teachers():
   np.testing.assert_array_equal(hard, np.repeat(np.arange(10), 3))
 
 
+@pytest.mark.slow
 def test_a_teacher_of_its_own_knows_most_images():
   config = config_lib.load("experiments/dataset/pruning.py:smoke", ("per_class=20",))
   config = config.copy_and_resolve_references().unlock()

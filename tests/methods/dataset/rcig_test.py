@@ -39,6 +39,7 @@ def test_linearized_is_the_change_of_outputs():
   np.testing.assert_allclose(outputs, change, rtol=2e-2, atol=2e-4)
 
 
+@pytest.mark.slow
 def test_implicit_gradient_is_that_of_a_dense_hessian():
   """With a product that has converged, where the limit of norms does not bind or is applied too."""
   with jax.enable_x64(True):
@@ -103,6 +104,7 @@ def prepared():
   return method, *method.init(jax.random.key(0), dict(real=image_set.whole(config)))
 
 
+@pytest.mark.slow
 def test_a_step_learns_images_labels_and_temperature_and_trains_one_network():
   method, state, frozen = prepared()
   new, metrics = jax.jit(method.step)(state, frozen, {}, jax.random.key(1))

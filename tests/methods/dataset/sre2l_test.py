@@ -67,6 +67,7 @@ def test_blocks_are_apart():
   assert (np.abs(after - before).max(axis=(1, 2, 3)) > 0).all()
 
 
+@pytest.mark.slow
 def test_a_committee_weighs_by_scores_and_labels_with_all():
   given = config("method.scores=(90.0,50.0,50.0)", "method.members=3", variant="cv_dd")
   step, state, frozen = begin(given)
