@@ -4,7 +4,7 @@ Paper: Wang et al., CAFE: Learning to Condense Dataset by Aligning Features (arX
   table 1.
 Run:   python -m distill_jax.train
   --config experiments/dataset/cafe.py[:variant=dsa,data=fashion,ipc=10] --workdir runs/cafe
-Takes: digits: under a minute on two cores; Fashion-MNIST: docs/ledger.md.
+Takes: docs/datasets.md.
 """
 
 from distill_jax.config import ConfigError

@@ -4,7 +4,7 @@ Paper: Zhao, Mopuri, Bilen, Dataset Condensation with Gradient Matching (arXiv:2
   Zhao and Bilen, Dataset Condensation with Differentiable Siamese Augmentation (arXiv:2102.08259).
 Run:   python -m distill_jax.train
   --config experiments/dataset/dc.py[:variant=dsa,data=fashion,ipc=10] --workdir runs/dc
-Takes: digits: under a minute on two cores; Fashion-MNIST: docs/ledger.md.
+Takes: docs/datasets.md.
 """
 
 from distill_jax.config import ConfigError

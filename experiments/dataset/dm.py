@@ -3,7 +3,7 @@
 Paper: Zhao and Bilen, Dataset Condensation with Distribution Matching (arXiv:2110.04181), table 1.
 Run:   python -m distill_jax.train --config experiments/dataset/dm.py[:data=fashion,ipc=10]
   --workdir runs/dm
-Takes: digits: under a minute on two cores; Fashion-MNIST: docs/ledger.md.
+Takes: docs/datasets.md.
 """
 
 from experiments.dataset import common

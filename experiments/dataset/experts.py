@@ -10,7 +10,7 @@ Run:   python -m distill_jax.train
   --config experiments/dataset/experts.py[:variant=ftd,data=fashion] --workdir runs/experts
   python -m distill_jax.export --workdir runs/experts --out my_experts --tree trajectory
   --dtype float32
-Takes: digits: under a minute on two cores; Fashion-MNIST: docs/ledger.md.
+Takes: docs/datasets.md.
 """
 
 from distill_jax.config import ConfigError

@@ -4,8 +4,7 @@ Paper: Zhou, Nezhadarya and Ba, Dataset Distillation using Neural Feature Regres
   (arXiv:2206.00719), table 1. The authors' optimiser, pool and batch; their networks are wider.
 Run:   python -m distill_jax.train --config experiments/dataset/frepo.py[:data=fashion,ipc=10]
   --workdir runs/frepo
-Takes: digits: under a minute on two cores, with larger rates than the authors', for they take
-  500,000 steps; Fashion-MNIST: docs/ledger.md.
+Takes: docs/datasets.md. Digits have larger rates than the authors', who take 500,000 steps.
 """
 
 from experiments.dataset import common

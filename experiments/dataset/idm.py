@@ -4,7 +4,7 @@ Paper: Zhao, Li, Qin, Yu, Improved Distribution Matching for Dataset Condensatio
   (arXiv:2307.09742), table 1.
 Run:   python -m distill_jax.train --config experiments/dataset/idm.py[:data=fashion,ipc=10]
   --workdir runs/idm
-Takes: digits: under a minute on two cores; Fashion-MNIST: docs/ledger.md.
+Takes: docs/datasets.md.
 """
 
 from experiments.dataset import common

@@ -4,8 +4,8 @@ Paper: Zhang et al., Breaking Class Barriers: Efficient Dataset Distillation via
   Compensator (arXiv:2408.06927).
 Run:   python -m distill_jax.train
   --config experiments/dataset/infer.py[:data=fashion,ipc=10] --workdir runs/infer
-Takes: digits: under a minute on two cores, teachers included; Fashion-MNIST: docs/ledger.md. At one
-  image per class three compensators are stored beside the images, more than other methods store.
+Takes: docs/datasets.md. At one image per class three compensators are stored beside the images,
+  more than other methods store.
 """
 
 from experiments.dataset import common, sre2l

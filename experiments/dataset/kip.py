@@ -7,7 +7,7 @@ Paper: Nguyen, Chen and Lee, Dataset Meta-Learning from Kernel Ridge-Regression 
 Run:   python -m distill_jax.train
   --config experiments/dataset/kip.py[:labels=learned,kernel=conv,data=fashion,ipc=10]
   --workdir runs/kip
-Takes: digits: under a minute on two cores; Fashion-MNIST: docs/ledger.md.
+Takes: docs/datasets.md.
 """
 
 from distill_jax.config import ConfigError

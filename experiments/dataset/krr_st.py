@@ -5,7 +5,7 @@ Paper: Lee, Lee and Hwang, Self-Supervised Dataset Distillation for Transfer Lea
   rates, pool and batch; the targets are a smaller network's.
 Run:   python -m distill_jax.train --config experiments/dataset/krr_st.py[:data=fashion,ipc=10]
   --workdir runs/krr_st
-Takes: digits: under a minute on two cores; Fashion-MNIST: docs/ledger.md.
+Takes: docs/datasets.md.
 """
 
 from experiments.dataset import common

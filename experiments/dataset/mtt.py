@@ -10,8 +10,7 @@ Run:   python -m distill_jax.train
   --config experiments/dataset/mtt.py[:variant=datm,data=fashion,ipc=10] --workdir runs/mtt
   [--config.pretrained.experts=my_experts], of experiments/dataset/experts.py; else experts are
   trained before the first step, and again by a resumed run.
-Takes: digits: about a minute on two cores with the training of experts; Fashion-MNIST:
-  docs/ledger.md.
+Takes: docs/datasets.md.
 """
 
 from ml_collections import ConfigDict

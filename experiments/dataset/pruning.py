@@ -4,7 +4,7 @@ Paper: Ben-Baruch et al., Distilling the Knowledge in Data Pruning (arXiv:2403.0
   selection.
 Run:   python -m distill_jax.train --config experiments/dataset/pruning.py[:ipc=10]
   --workdir runs/pruning [--config.pretrained.teacher=my_classifier]
-Takes: digits: under a minute on two cores; Fashion-MNIST: docs/ledger.md.
+Takes: docs/datasets.md.
 """
 
 from ml_collections import ConfigDict

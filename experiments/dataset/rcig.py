@@ -6,7 +6,7 @@ Paper: Loo, Hasani, Lechner and Rus, Dataset Distillation with Convexified Impli
   a network of depth 3, Adam is in place of AdaBelief, and the rates they tune are fixed.
 Run:   python -m distill_jax.train --config experiments/dataset/rcig.py[:data=fashion,ipc=10]
   --workdir runs/rcig
-Takes: digits: under a minute on two cores; Fashion-MNIST: docs/ledger.md.
+Takes: docs/datasets.md.
 """
 
 from experiments.dataset import common

@@ -4,7 +4,7 @@ Paper: none; the baselines of Zhao, Mopuri, Bilen, Dataset Condensation with Gra
   (arXiv:2006.05929), table 1, and scores of training.
 Run:   python -m distill_jax.train --config experiments/dataset/selection.py[:how=herding,ipc=10]
   --workdir runs/herding
-Takes: digits: under a minute on two cores; Fashion-MNIST: docs/ledger.md.
+Takes: docs/datasets.md.
 """
 
 from experiments.dataset import common

@@ -5,7 +5,7 @@ Paper: Yin, Xing, Shen, Squeeze, Recover and Relabel (arXiv:2306.13092), table 2
   Cui et al., Dataset Distillation via Committee Voting (CV-DD, arXiv:2501.07575), table 1.
 Run:   python -m distill_jax.train
   --config experiments/dataset/sre2l.py[:variant=cda,data=fashion,ipc=10] --workdir runs/sre2l
-Takes: digits: under a minute on two cores, teachers included; Fashion-MNIST: docs/ledger.md.
+Takes: docs/datasets.md.
   A teacher in pretrained.teacher has to see images as data.preprocess makes them.
 """
 

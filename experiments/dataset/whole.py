@@ -4,7 +4,7 @@ Paper: none; the row "whole dataset" of Zhao, Mopuri, Bilen, Dataset Condensatio
   Matching (arXiv:2006.05929), table 1.
 Run:   python -m distill_jax.train --config experiments/dataset/whole.py[:data=fashion]
   --workdir runs/whole
-Takes: digits: a minute on two cores; Fashion-MNIST: docs/ledger.md.
+Takes: docs/datasets.md.
 """
 
 from experiments.dataset import common
