@@ -32,7 +32,7 @@ def base(arg=None, method=None, **defaults):
   config.eval_batches = 8
 
   config.optim = ConfigDict()
-  config.optim.name = "adamw"  # adamw | adam | sgd | lion
+  config.optim.name = "adamw"  # adamw | adam | sgd | lion | lamb
   config.optim.lr = 1e-3
   config.optim.schedule = "cosine"  # constant | linear | cosine | wsd
   config.optim.warmup = 20  # steps
