@@ -28,7 +28,9 @@ done
 # ("collective mismatch") when two devices meet in different ones.
 flags="--xla_force_host_platform_device_count=$devices"
 flags+=" --xla_cpu_enable_concurrency_optimized_scheduler=false"
-run=(env JAX_PLATFORMS=cpu "XLA_FLAGS=$flags"
+# More threads than devices, or one that waits for a product's helpers while all others wait in a
+# collective stands still.
+run=(env JAX_PLATFORMS=cpu PJRT_NPROC=$((4 * devices)) "XLA_FLAGS=$flags"
   "${PYTHON:-python}" "${train[@]}" --coordinator "localhost:$port" --processes "$count")
 started=()
 

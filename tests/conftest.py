@@ -3,6 +3,9 @@
 import os
 
 os.environ["JAX_PLATFORMS"] = "cpu"
+# XLA takes as many threads as devices: seven that wait in a collective and one whose product waits
+# for helpers are all eight, and stand still
+os.environ["PJRT_NPROC"] = "32"
 # on a busy machine eight devices on two cores may keep each other waiting for long
 os.environ["XLA_FLAGS"] = (
   "--xla_force_host_platform_device_count=8"
