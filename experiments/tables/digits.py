@@ -2,7 +2,7 @@
 one budget of network evaluations.
 
 The teacher is assets/digits_denoiser at 18 Heun steps (35 evaluations a sample); every student
-begins as the teacher. The budget is 3,000 evaluations of a batch of 64, where the gradient of an
+begins as the teacher. The budget is 9,000 evaluations of a batch of 64, where the gradient of an
 evaluation counts as two more and a jvp as one; the last column of ROWS counts the teacher, the
 student and the fake score of a step, and the teacher's 35 where a step solves its ODE.
 
@@ -15,8 +15,9 @@ Takes: see docs/ledger.md. `smoke` is a matter of minutes, for compiling.
 
 from distill_jax.config import parse_arg
 from distill_jax.tables import Claim, Column, Row, Table
+from experiments.diffusion.common import STARTS
 
-BUDGET = 3_000
+BUDGET = 9_000
 # name: experiment, words after the colon, evaluations a step
 ROWS = {
   "ODE pairs": ("ode_pairs", "", 38),
@@ -52,7 +53,8 @@ def get_table(arg=None):
     return Row(name, spec, (*given, *budget, *average, *warm))
 
   def teacher(steps):
-    heun = ("steps=0", "sampler.name=heun", f"sampler.steps={steps}", *given)
+    start = f"pretrained.start={arg.teacher or STARTS.get(arg.data, '')}"
+    heun = ("steps=0", "sampler.name=heun", f"sampler.steps={steps}", start, *given)
     spec = f"experiments/diffusion/denoising.py:{words}"
     return Row(f"teacher, {steps} Heun steps", spec, heun, reference=True)
 

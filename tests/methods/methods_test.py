@@ -45,7 +45,8 @@ class Run(NamedTuple):
   mesh: Any
 
   def start(self):
-    return self.program.init(self.program.keys[0], self.program.pretrained)
+    """Done before the step is compiled: simulated devices and the compiler share one thread pool."""
+    return jax.block_until_ready(self.program.init(self.program.keys[0], self.program.pretrained))
 
   def go(self, state, frozen, steps, first=0):
     """State after `steps` steps and the loss of each; one batch again and again."""
