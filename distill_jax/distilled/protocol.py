@@ -60,7 +60,7 @@ def train(
 
   Args:
     protocol: as `default_config`.
-    given: a classifier of `distill_jax.models`.
+    given: a classifier of `distill_jax.models`; running statistics of batch norms are followed.
     x: [N, H, W, C], preprocessed.
     labels: int [N]; or float [N, classes], see kind.
     key: of weights, order and augmentation.
@@ -75,10 +75,20 @@ def train(
   size, total = len(x) // batches, steps(protocol, len(x))
   lr = jnp.asarray(protocol.lr if lr is None else lr, jnp.float32)
   velocity = jax.tree.map(jnp.zeros_like, params)
+  has_statistics = hasattr(model, "train_apply")
 
   def loss(params, x, labels):
-    logits, _ = model.apply(given, params, x)
-    return jnp.mean(loss_of(kind, logits, labels))
+    if has_statistics:
+      logits, _, seen = model.train_apply(given, params, x)
+    else:
+      (logits, _), seen = model.apply(given, params, x), params
+    return jnp.mean(loss_of(kind, logits, labels)), seen
+
+  def moved(params, seen, velocity, rate):
+    params = jax.tree.map(lambda w, v: w - rate * v, params, velocity)
+    if not has_statistics:
+      return params
+    return jax.tree.map(jnp.where, model.is_statistic(params), seen, params)
 
   def step(carry, t):
     params, velocity, order = carry
@@ -92,12 +102,12 @@ def train(
     rows = jax.lax.dynamic_slice(order, (batch * size,), (size,))
     images = x[rows] if batches > 1 else x
     images = siamese.each(jax.random.fold_in(of_images, t), images, protocol.augment)
-    gradient = jax.grad(loss)(params, images, labels[rows] if batches > 1 else labels)
+    targets = labels[rows] if batches > 1 else labels
+    gradient, seen = jax.grad(loss, has_aux=True)(params, images, targets)
     rate = jnp.where(t < total // 2 + 1, lr, lr / 10)
     decayed = jax.tree.map(lambda g, w: g + protocol.weight_decay * w, gradient, params)
     velocity = jax.tree.map(lambda v, g: protocol.momentum * v + g, velocity, decayed)
-    params = jax.tree.map(lambda w, v: w - rate * v, params, velocity)
-    return (params, velocity, order), None
+    return (moved(params, seen, velocity, rate), velocity, order), None
 
   carry = (params, velocity, jnp.arange(len(x)))
   return jax.lax.scan(step, carry, jnp.arange(total))[0][0]

@@ -112,6 +112,11 @@ def train_apply(config, params: Params, x: jax.Array) -> tuple[jax.Array, jax.Ar
   return *_forward(config, params, x, norm), params
 
 
+def is_statistic(params: Params) -> Params:
+  """True for running statistics, which no optimiser may touch; False for weights."""
+  return jax.tree.map_with_path(lambda path, _: path[-1].key in ("mean", "var"), params)
+
+
 def _forward(config, params, x, norm) -> tuple[jax.Array, jax.Array]:
   dtype = jnp.promote_types(x.dtype, jnp.float32)
 
