@@ -45,9 +45,9 @@ def finish(process, timeout=300):
   return process.returncode, out, err
 
 
-def final_state(workdir, *overrides):
+def final_state(workdir, *overrides, config):
   """The state of the last checkpoint, read on one device."""
-  config = config_lib.load(KD, overrides)
+  config = config_lib.load(config, overrides)
   mesh = make_mesh(config.mesh, jax.devices()[:1])
   with jax.set_mesh(mesh):
     program = train.build(config, mesh)
@@ -64,11 +64,11 @@ def lines(workdir):
   return metrics.read(pathlib.Path(workdir) / "metrics.jsonl")
 
 
-def kill_at_random(workdir, overrides, kills, seed):
+def kill_at_random(workdir, overrides, kills, seed, config):
   """Starts the run again and again and kills it between its start and its end, until it ends."""
   rng, killed = random.Random(seed), 0
   while True:
-    process = start(workdir, *overrides)
+    process = start(workdir, *overrides, config=config)
     if killed < kills:
       seen = len(lines(workdir)) if (workdir / "metrics.jsonl").exists() else 0
       goal, deadline = seen + rng.randint(1, 6), time.monotonic() + 120
@@ -88,16 +88,23 @@ def kill_at_random(workdir, overrides, kills, seed):
 
 
 @pytest.mark.parametrize(
-  "kills", [2, pytest.param(10, marks=pytest.mark.slow)], ids=["twice", "ten times"]
+  "config, kills",
+  [
+    (KD, 2),
+    pytest.param(KD, 10, marks=pytest.mark.slow),
+    ("experiments/dataset/dm.py:smoke", 2),
+    pytest.param("experiments/dataset/mtt.py:smoke", 4, marks=pytest.mark.slow),
+    pytest.param("experiments/diffusion/dmd2.py:smoke", 4, marks=pytest.mark.slow),
+  ],
 )
-def test_killed_run_ends_in_the_same_bits(tmp_path, kills):
+def test_killed_run_ends_in_the_same_bits(tmp_path, config, kills):
   steps = 12 * kills
   overrides = (f"steps={steps}", "save_every=3", "evals=()", "log_every=1")
-  code, _, err = finish(start(tmp_path / "straight", *overrides))
+  code, _, err = finish(start(tmp_path / "straight", *overrides, config=config))
   assert code == 0, err
   (tmp_path / "killed").mkdir()
-  assert kill_at_random(tmp_path / "killed", overrides, kills, seed=kills) == kills
-  states = [final_state(tmp_path / name, *overrides) for name in ("straight", "killed")]
+  assert kill_at_random(tmp_path / "killed", overrides, kills, seed=kills, config=config) == kills
+  states = [final_state(tmp_path / name, *overrides, config=config) for name in ("straight", "killed")]
   assert int(states[0]["step"]) == steps
   assert_same_bits(*states)
   loss = [

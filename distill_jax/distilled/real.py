@@ -5,9 +5,11 @@ batch of each class. The set is in `frozen`, its rows ordered by class (data/ima
 a draw is a gather and a resumed run draws the same images.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 
 from distill_jax.mesh import split_batch
 
@@ -35,3 +37,13 @@ def at_random(key: jax.Array, real: Real, n: int) -> tuple[jax.Array, jax.Array]
   """n images of any class, with repetition, and their labels."""
   rows = jax.random.randint(key, (n,), 0, len(real.x))
   return split_batch(real.x[rows]), real.label[rows]
+
+
+def rows_of_each_class(
+  real: Real, choose: Callable[[jax.Array, jax.Array], jax.Array], key: jax.Array
+) -> jax.Array:
+  """Rows that choose(inside bool [N], key) returns for each class, class after class."""
+  classes = len(real.first)
+  keys = jax.random.split(key, classes)
+  rows = jax.lax.map(lambda of: choose(real.label == of[0], of[1]), (jnp.arange(classes), keys))
+  return rows.reshape(-1)

@@ -1,5 +1,6 @@
 """MTT, trajectory matching; `variant=tesla` in constant memory, `variant=ftd` with flat experts and
-averaged images, `variant=datm` with soft labels and later epochs later.
+averaged images, `variant=datm` with soft labels and later epochs later, `variant=ast` with smooth
+experts.
 
 Paper: Cazenavette, Wang, Torralba, Efros, Zhu, Dataset Distillation by Matching Training
   Trajectories (arXiv:2203.11932), table 1; Cui, Wang, Si, Hsieh, Scaling Up Dataset Distillation to
@@ -36,6 +37,11 @@ def get_config(arg=None):
     lr_lr=1e-5,  # of that rate, as if it were learned itself
     soft_labels=False,  # learned, beginning at the mean logits of the experts that are right
     lr_labels=2.0,
+    representative=False,  # images begin near the means of clusters
+    momentum=0.0,  # of the updates on synthetic images
+    between=False,  # the expert's epochs on the way are matched too
+    perturb=0.0,  # length of the noise on the weights of convolutions, in their units; 0: none
+    balanced=False,  # a smaller loss from early epochs, a larger one from late
     experts=experts.default_config(),  # where pretrained.experts is empty
   )
   config = common.base(arg, method, variant="mtt")
@@ -61,8 +67,12 @@ def get_config(arg=None):
       given.growth = config.steps // 4
       given.threshold = 1.1 if ipc == 1 else 0.0
       given.lr_labels = 5.0 if ipc == 1 else 2.0
+    case "ast":
+      experts.smooth(given.experts)
+      given.representative = given.between = given.balanced = True
+      given.perturb, given.momentum = 1.0, 0.9
     case other:
-      raise ConfigError(f"variant={other!r}: mtt, tesla, ftd or datm.")
+      raise ConfigError(f"variant={other!r}: mtt, tesla, ftd, datm or ast.")
   if config.arg.smoke:
     given.experts.count, given.experts.epochs, given.experts.batch_size = 2, 2, 256
     given.syn_steps, given.max_start, given.expert_epochs = 3, 1, 1

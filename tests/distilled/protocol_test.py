@@ -26,7 +26,7 @@ def small_resnet():
 
 
 def by_hand(given, model, label_loss, updates):
-  """Params after so many updates with the whole set as one batch; a tenth of the rate after half."""
+  """Params after so many updates on the whole set; a tenth of the rate after half of them."""
   params = model.init(given, X.shape[1:], jax.random.split(jax.random.key(1), 3)[0])
   rate = optax.piecewise_constant_schedule(0.1, {updates // 2 + 1: 0.1})
   tx = optax.chain(optax.add_decayed_weights(5e-4), optax.sgd(rate, momentum=0.9))

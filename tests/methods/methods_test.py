@@ -45,7 +45,7 @@ class Run(NamedTuple):
   mesh: Any
 
   def start(self):
-    """Done before the step is compiled: simulated devices and the compiler share one thread pool."""
+    """Done before the step is compiled: devices and the compiler share one pool of threads."""
     return jax.block_until_ready(self.program.init(self.program.keys[0], self.program.pretrained))
 
   def go(self, state, frozen, steps, first=0):

@@ -7,16 +7,17 @@ The learning rate a is learned with the images, as its logarithm: it stays posit
 authors' does not have to. `method.lr_lr` is in the authors' units: the first step is as long as
 theirs.
 
-How the N steps are differentiated, `method.unroll`:
-  full   all of them kept: memory of N steps
-  remat  each computed again: N copies of the parameters and one step
-  sqrt   blocks of about sqrt(N), and the steps in them, computed again: 2 sqrt(N) copies
-  tesla  a second pass in place of backpropagation: memory of one step; what the parameters owe to
-         earlier images is left out, so this is another gradient (not for syn_steps = 1)
-The first three give the same numbers.
+How the N steps are differentiated, `method.unroll`: full, remat, sqrt (one gradient), or tesla (in
+constant memory, without what the parameters owe to earlier images): distilled/unroll.py.
 
 With `soft_labels` and `growth` it is DATM: labels are learned, from the mean logits of the experts
 that are right; images begin as real ones that experts know; later epochs are matched only later.
+
+With the five keys after `lr_labels` it is AST, for smooth experts: images begin as real ones near
+the means of clusters (`representative`), updates have `momentum`, the expert's epochs on the way
+are matched too (`between`), the weights of convolutions start off the expert's path (`perturb`),
+and the inner loss is smaller for early epochs and larger for late ones (`balanced`). The formulas
+are those of the authors' code.
 
 Paper: Cazenavette, Wang, Torralba, Efros, Zhu, Dataset Distillation by Matching Training
   Trajectories (arXiv:2203.11932), algorithm 1.
@@ -24,10 +25,10 @@ Paper: Cui, Wang, Si, Hsieh, Scaling Up Dataset Distillation to ImageNet-1K with
   (arXiv:2211.10586), section 3.
 Paper: Guo et al., Towards Lossless Dataset Distillation via Difficulty-Aligned Trajectory Matching
   (arXiv:2310.05773).
+Paper: Shen, Yang, Lam, Efficient Dataset Distillation through Alignment with Smooth and
+  High-Quality Expert Trajectories (arXiv:2310.10541), section 4.
 """
 
-import math
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -37,15 +38,15 @@ import optax
 from distill_jax import method as method_lib
 from distill_jax import optim
 from distill_jax.config import ConfigError
-from distill_jax.data import siamese
+from distill_jax.data import coresets, siamese
 from distill_jax.distilled import experts as experts_lib
 from distill_jax.distilled import protocol, synthetic
-from distill_jax.losses import matching
+from distill_jax.distilled.real import rows_of_each_class
+from distill_jax.distilled.unroll import UNROLLS, match
 from distill_jax.mesh import split_batch
 from distill_jax.method import Method, minimize
 
 Tree = Any
-UNROLLS = ("full", "remat", "sqrt", "tesla")
 CHUNK = 500  # real images at a time
 
 
@@ -72,7 +73,8 @@ def make(config) -> Method:
       x = split_batch(data["images"][step["rows"]])
       x = siamese.each(step["key"], x, config.augment)
       labels = data.get("labels", hard)[step["rows"]]
-      return jnp.mean(protocol.loss_of(kind, model.apply(arch, params, x)[0], labels))
+      nats = jnp.mean(protocol.loss_of(kind, model.apply(arch, params, x)[0], labels))
+      return step["scale"] * nats
 
     return jax.grad(loss)(params)
 
@@ -83,10 +85,14 @@ def make(config) -> Method:
     if trajectory is None:
       trajectory = experts_lib.train(config, real, of_experts)
     student = dict(log_lr=jnp.log(jnp.float32(given.lr)))
+    last = jax.tree.map(lambda x: x[-1], trajectory)
     if given.soft_labels:
-      logits = logits_of(config, jax.tree.map(lambda x: x[-1], trajectory), real.x)
+      logits = logits_of(config, last, real.x)
       rows, labels = known(of_images, logits, real, config.per_class)
       student.update(images=real.x[rows], labels=labels)
+    elif given.representative:
+      first = logits_of(config, jax.tree.map(lambda x: x[:1], last), real.x)[0]
+      student.update(images=real.x[representative(of_images, first, real, config.per_class)])
     else:
       student.update(images=synthetic.start(config, of_images, real))
     state = dict(step=jnp.int32(0), student=student, opt=tx.init(student))
@@ -94,21 +100,25 @@ def make(config) -> Method:
     return dict(state, ema=optim.ema_init(config.ema, student)), dict(trajectory=kept)
 
   def step(state, frozen, batch, key):
-    of_epoch, of_expert, of_steps = jax.random.split(key, 3)
+    of_epoch, of_expert, of_steps, of_weights = jax.random.split(key, 4)
     trajectory = frozen["trajectory"]
     count = len(jax.tree.leaves(trajectory)[0][0])
     expert = jax.random.randint(of_expert, (), 0, count)
     epoch = jax.random.randint(of_epoch, (), given.min_start, last_start(given, state["step"]))
-    start, target = (
-      jax.tree.map(lambda x, e=e: x[e, expert], trajectory)
-      for e in (epoch, epoch + given.expert_epochs)
+    start, *targets = (
+      jax.tree.map(lambda x, e=e: x[epoch + e, expert], trajectory)
+      for e in range(0, given.expert_epochs + 1, 1 if given.between else given.expert_epochs)
     )
+    start = perturbed(of_weights, start, given.perturb) if given.perturb else start
     steps = batches(of_steps, len(hard), given.batch_syn or len(hard), given.syn_steps)
+    scale = balance(epoch, given.max_start) if given.balanced else jnp.float32(1)
+    steps["scale"] = jnp.full(given.syn_steps, scale)
 
     def loss(student, batch, key):
       data = {name: student[name] for name in ("images", "labels") if name in student}
       lr = jnp.exp(student["log_lr"])
-      distance = match(gradient, data, lr, steps, start, target, unroll=given.unroll)
+      how = dict(unroll=given.unroll, momentum=given.momentum)
+      distance = match(gradient, data, lr, steps, start, targets, **how)
       return (distance, jnp.float32(1)), dict(lr=(lr, jnp.float32(1)))
 
     student, opt, metrics = minimize(tx, loss, state["student"], state["opt"], batch, key)
@@ -121,103 +131,6 @@ def make(config) -> Method:
     return dict(step=state["step"] + 1, student=student, opt=opt, ema=ema), metrics
 
   return Method(init, step)
-
-
-def match(
-  gradient: Callable[[Tree, Tree, Tree], Tree],
-  data: Tree,
-  lr: jax.Array,
-  steps: Tree,
-  start: Tree,
-  target: Tree,
-  *,
-  unroll: str,
-) -> jax.Array:
-  """The trajectory distance of SGD on synthetic data.
-
-  Args:
-    gradient: (params, data, step) -> the gradient of a step's loss in params.
-    data: what is learned, float leaves.
-    lr: scalar, learned too.
-    steps: what differs from step to step, leaves [N, ...].
-    start, target: the expert's parameters.
-    unroll: full | remat | sqrt | tesla, see above.
-
-  Returns:
-    Scalar.
-  """
-  if unroll == "tesla":
-    total = gradient_sum(gradient)(data, jax.lax.stop_gradient(lr), start, steps)
-    return matching.tesla(total, start, target, lr)
-
-  def update(params, step):
-    return descend(params, gradient(params, data, step), lr), None
-
-  match unroll:
-    case "full":
-      end, _ = jax.lax.scan(update, start, steps)
-    case "remat":
-      end, _ = jax.lax.scan(jax.checkpoint(update), start, steps)
-    case "sqrt":
-      end = blocks(jax.checkpoint(update), start, steps)
-    case other:
-      raise ValueError(f"unroll {other!r}: {', '.join(UNROLLS)}")
-  return matching.trajectory_distance(end, start, target)
-
-
-def blocks(update: Callable, carry: Tree, steps: Tree) -> Tree:
-  """The end of a scan over [N, ...] in blocks of about sqrt(N), each a checkpoint."""
-  n = len(jax.tree.leaves(steps)[0])
-  size = math.isqrt(n)
-  whole = n // size * size
-  block = jax.checkpoint(lambda carry, part: jax.lax.scan(update, carry, part))
-  parts = jax.tree.map(lambda x: x[:whole].reshape(-1, size, *x.shape[1:]), steps)
-  carry, _ = jax.lax.scan(block, carry, parts)
-  if whole < n:
-    carry, _ = block(carry, jax.tree.map(lambda x: x[whole:], steps))
-  return carry
-
-
-def gradient_sum(gradient: Callable[[Tree, Tree, Tree], Tree]) -> Callable:
-  """(data, lr, start, steps) -> the sum of the steps' gradients, in constant memory.
-
-  Its derivative in data takes the parameters of every step as constants: the steps are walked a
-  second time, and each is differentiated alone.
-  """
-
-  def walk(data, lr, start, steps, add, total):
-    def step(carry, step):
-      params, total = carry
-      g, part = add(params, step)
-      return (descend(params, g, lr), jax.tree.map(jnp.add, total, part)), None
-
-    return jax.lax.scan(step, (start, total), steps)[0][1]
-
-  @jax.custom_vjp
-  def of(data, lr, start, steps):
-    zero = jax.tree.map(jnp.zeros_like, start)
-    add = lambda params, step: (gradient(params, data, step),) * 2  # noqa: E731
-    return walk(data, lr, start, steps, add, zero)
-
-  def forward(*args):
-    return of(*args), args
-
-  def backward(args, cotangent):
-    data, lr, start, steps = args
-
-    def add(params, step):
-      g, pull = jax.vjp(lambda data: gradient(params, data, step), data)
-      return g, pull(cotangent)[0]
-
-    zero = jax.tree.map(jnp.zeros_like, data)
-    return walk(data, lr, start, steps, add, zero), None, None, None
-
-  of.defvjp(forward, backward)
-  return of
-
-
-def descend(params: Tree, gradient: Tree, lr: jax.Array) -> Tree:
-  return jax.tree.map(lambda w, g: w - lr * g, params, gradient)
 
 
 def batches(key: jax.Array, images: int, size: int, steps: int) -> dict[str, jax.Array]:
@@ -287,3 +200,29 @@ def known(key: jax.Array, logits: jax.Array, real, n: int) -> tuple[jax.Array, j
   rows = jnp.concatenate([of_class(c) for c in range(len(real.first))])
   weight = jnp.where(share > 0, right, 1.0)[:, rows]
   return rows, jnp.einsum("ei,eic->ic", weight, logits[:, rows]) / jnp.sum(weight, axis=0)[:, None]
+
+
+def representative(key: jax.Array, logits: jax.Array, real, n: int) -> jax.Array:
+  """AST's start: rows of n images of each class, whose logits [N, classes] are nearest to means of
+  clusters."""
+  choose = lambda inside, key: coresets.k_means(logits, n, key=key, where=inside)  # noqa: E731
+  return rows_of_each_class(real, choose, key)
+
+
+def perturbed(key: jax.Array, params: Tree, alpha: float) -> Tree:
+  """w + alpha d w with d normal and of length 1, for the kernels of convolutions: AST."""
+  keys = iter(jax.random.split(key, len(jax.tree.leaves(params))))
+
+  def of(w):
+    d = jax.random.normal(next(keys), w.shape)
+    return w + alpha * d / jnp.linalg.norm(d) * w if w.ndim == 4 else w
+
+  return jax.tree.map(of, params)
+
+
+def balance(epoch: jax.Array, max_start: int) -> jax.Array:
+  """AST's factor of the inner loss: log_5(8 + e) of an epoch e past the middle of the start epochs,
+  1 / log_5(8 + e) of one e before it."""
+  past = epoch - max_start // 2
+  factor = jnp.log(8.0 + jnp.abs(past)) / jnp.log(5.0)
+  return jnp.where(past >= 0, factor, 1 / factor)

@@ -12,6 +12,7 @@ from distill_jax import config as config_lib
 from distill_jax import method as method_lib
 from distill_jax import train
 from distill_jax.config import ConfigError
+from distill_jax.distilled import unroll as unroll_lib
 from distill_jax.distilled.real import Real
 from distill_jax.losses import matching
 from distill_jax.methods.dataset import mtt
@@ -45,7 +46,8 @@ def slopes(unroll, steps):
   data, lr, given = problem(steps)
 
   def loss(data, lr):
-    return mtt.match(gradient, data, lr, given, *trees(), unroll=unroll)
+    start, target = trees()
+    return unroll_lib.match(gradient, data, lr, given, start, [target], unroll=unroll)
 
   return jax.jit(jax.value_and_grad(loss, argnums=(0, 1)))(data, lr)
 
@@ -100,6 +102,64 @@ def test_tesla_is_two_passes():
 
 def test_tesla_of_one_step_is_exact():
   close(slopes("tesla", 1), slopes("full", 1))
+
+
+@pytest.mark.parametrize("unroll", ["full", "remat", "sqrt"])
+def test_momentum_and_targets_on_the_way(unroll):
+  """7 steps and 3 targets: after 2, 4 and all."""
+  data, lr, given = problem(7)
+  start, target = trees()
+  middle = jax.tree.map(lambda a, b: (a + b) / 2, start, target)
+  targets = [middle, start, target]
+  targets[1] = jax.tree.map(lambda a, b: (a + 3 * b) / 4, start, target)
+  how = dict(unroll=unroll, momentum=0.9)
+
+  def loop(data, lr):
+    params, velocity, total = start, jax.tree.map(jnp.zeros_like, start), 0.0
+    for k, row in enumerate(given["row"]):
+      g = gradient(params, data, dict(row=row))
+      velocity = jax.tree.map(lambda v, g: 0.9 * v + g, velocity, g)
+      params = jax.tree.map(lambda w, v: w - lr * v, params, velocity)
+      if k + 1 in (2, 4, 7):
+        total += matching.trajectory_distance(params, start, targets[(2, 4, 7).index(k + 1)])
+    return total
+
+  def loss(data, lr):
+    return unroll_lib.match(gradient, data, lr, given, start, targets, **how)
+
+  close(*(jax.value_and_grad(f, argnums=(0, 1))(data, lr) for f in (loss, loop)), rtol=1e-4)
+
+
+def test_tesla_takes_one_target_and_no_momentum():
+  data, lr, given = problem(2)
+  for targets, momentum in ((trees(), 0.0), (trees()[:1], 0.9)):
+    with pytest.raises(ValueError, match="neither momentum"):
+      how = dict(unroll="tesla", momentum=momentum)
+      unroll_lib.match(gradient, data, lr, given, trees()[0], targets, **how)
+
+
+def test_weights_are_perturbed_where_they_convolve():
+  params = dict(kernel=jnp.full((3, 3, 2, 2), 2.0), bias=jnp.ones(4))
+  moved = mtt.perturbed(jax.random.key(0), params, 0.5)
+  close(moved["bias"], params["bias"])
+  close(jnp.linalg.norm(moved["kernel"] - params["kernel"]), 1.0)  # 0.5 times the weight
+
+
+def test_the_inner_loss_is_balanced_between_early_and_late_epochs():
+  factors = mtt.balance(jnp.array([0, 9, 10, 17, 27]), 20)
+  close(factors, np.log([5, 5, 8, 15, 25]) / np.log([18, 9, 5, 5, 5]), rtol=1e-5)
+
+
+def test_representative_images_are_near_the_means_of_clusters():
+  logits = jnp.array([[0.0], [0.2], [0.1], [5.0], [5.3], [5.1], [1.0]])
+  label = jnp.array([0, 0, 0, 0, 0, 0, 1])
+  real = Real(jnp.zeros((7, 2, 2, 1)), label, jnp.array([0, 6]), jnp.array([6, 1]))
+  rows = mtt.representative(jax.random.key(0), logits, real, 1)
+  assert rows[0] in (1, 3) and rows[1] == 6  # the mean is 2.6: 0.2 and 5.0 are as near as any
+  two = mtt.representative(
+    jax.random.key(0), logits[:6], Real(*(real[0][:6], label[:6], label[:1], label[:1])), 2
+  )
+  assert sorted(np.asarray(two).tolist()) == [2, 5]
 
 
 def test_batches_go_through_the_set():
@@ -195,7 +255,7 @@ def test_an_unknown_unroll():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("variant", ["mtt", "tesla", "ftd", "datm"])
+@pytest.mark.parametrize("variant", ["mtt", "tesla", "ftd", "datm", "ast"])
 def test_digits_beat_random(tmp_path, variant):
   results = train.run(config_lib.load(f"{PATH}:variant={variant}", ()), tmp_path)
   accuracy = [v for k, v in results.items() if k.startswith("distilled/accuracy@")]
