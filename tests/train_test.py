@@ -104,7 +104,9 @@ def test_killed_run_ends_in_the_same_bits(tmp_path, config, kills):
   assert code == 0, err
   (tmp_path / "killed").mkdir()
   assert kill_at_random(tmp_path / "killed", overrides, kills, seed=kills, config=config) == kills
-  states = [final_state(tmp_path / name, *overrides, config=config) for name in ("straight", "killed")]
+  states = [
+    final_state(tmp_path / name, *overrides, config=config) for name in ("straight", "killed")
+  ]
   assert int(states[0]["step"]) == steps
   assert_same_bits(*states)
   loss = [

@@ -71,6 +71,8 @@ def get_config(arg=None):
       experts.smooth(given.experts)
       given.representative = given.between = given.balanced = True
       given.perturb, given.momentum = 1.0, 0.9
+      if config.arg.data == "digits":
+        given.lr, given.lr_lr = 0.005, 1e-6  # a tenth of the rate, for momentum
     case other:
       raise ConfigError(f"variant={other!r}: mtt, tesla, ftd, datm or ast.")
   if config.arg.smoke:
