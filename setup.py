@@ -31,7 +31,7 @@ PRETRAINED = ["gguf>=0.17,<0.20", "sentencepiece>=0.2,<0.3", "jinja2>=3.1,<4", "
 TPU = ["jax[tpu]>=0.10.2,<0.11"]  # brings the libtpu that belongs to this jax
 NOTEBOOKS = ["nbclient>=0.10,<1", "nbformat>=5.10,<6", "ipykernel>=6.29,<8"]
 LM_EVAL = ["lm_eval>=0.4.13,<0.5"]
-TEST = ["pytest>=8,<10", "pytest-xdist>=3.6,<4", *DATA, *NOTEBOOKS, *PRETRAINED, *LM_EVAL]
+TEST = ["pytest>=8.2,<10", "pytest-xdist>=3.6,<4", *DATA, *NOTEBOOKS, *PRETRAINED, *LM_EVAL]
 
 setup(
   name="distill_jax",
@@ -48,7 +48,7 @@ setup(
     "data": DATA,
     "pretrained": PRETRAINED,
     "lm_eval": LM_EVAL,
-    "parity": [*PRETRAINED, "torch>=2.8,<3", "transformers>=5,<6"],
+    "parity": [*PRETRAINED, "torch>=2.8,<3", "transformers>=5,<6", "pytorch-fid>=0.3,<0.4"],
     "tpu": TPU,
     "cuda": ["jax[cuda13]>=0.10.2,<0.11"],
     "notebooks": NOTEBOOKS,

@@ -1,4 +1,5 @@
-"""Pictures of a table: learning curves, where every row ended, and samples of every row."""
+"""Pictures of a table: learning curves, where every row ended, samples of every row and the way
+to them."""
 
 import pathlib
 import statistics
@@ -118,13 +119,16 @@ def _ends(axis, table: Table, values: Values, metric: str, color: dict[str, str]
 
 def draw_samples(table: Table, workdir: pathlib.Path, seeds: int) -> None:
   """Writes samples.png into the work directory: `table.samples` of each row, of its first seed, and
-  of the data first; points as a cloud, images as a grid."""
-  from distill_jax import sample
+  of the data first; points as a cloud, images as a grid. And trajectories.png: the way of a few of
+  them from noise, for each row."""
+  from distill_jax import sample, trajectories
 
   folders = {row.name: workdir / folder for row, folder, _ in reversed([*runs(table, seeds)])}
   panels: dict[str, Any] = {}
+  ways = {}
   for row in table.rows:
-    made, real = sample.samples(folders[row.name], table.samples)
+    ways[row.name], real = sample.samples(folders[row.name], table.samples)
     panels.setdefault("data", real)
-    panels[row.name] = made
+    panels[row.name] = ways[row.name].states[-1]
   sample.draw(panels, workdir / "samples.png", title=table.title)
+  trajectories.draw(ways, panels["data"], workdir / "trajectories.png", title=table.title)

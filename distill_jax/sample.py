@@ -1,6 +1,7 @@
-"""Samples of a trained student of the diffusion family, as a picture.
+"""Samples of a trained student of the diffusion family, and its way to them, as pictures.
 
-  python -m distill_jax.sample --workdir runs/sid --out samples.png [--n 64]
+  python -m distill_jax.sample --workdir runs/sid --out samples.png [--trajectories paths.png]
+  [--n 64]
 
 They are drawn as in the run's evals (config.sampler, the first moving average, the same noise).
 """
@@ -19,12 +20,14 @@ from distill_jax import train
 from distill_jax.checkpoint import Checkpoints
 from distill_jax.config import ConfigError
 from distill_jax.evals import samples as samples_lib
+from distill_jax.evals.samples import Trajectory
 from distill_jax.mesh import make_mesh
 
 
-def samples(workdir: pathlib.Path, n: int) -> tuple[np.ndarray, np.ndarray]:
-  """n samples of the latest checkpoint of a run, or of where it began, and n held-out examples with
-  the same labels; of the first seed where there are several.
+def samples(workdir: pathlib.Path, n: int = 0) -> tuple[Trajectory, np.ndarray]:
+  """The sampler's way to n samples (2000 points or 64 images if n is 0) of the latest checkpoint of
+  a run, or of where it began, and n held-out examples with the same labels; of the first seed where
+  there are several. The samples are the last of `states`.
 
   Raises:
     ConfigError: there is no run, or it is not one of this family.
@@ -32,6 +35,7 @@ def samples(workdir: pathlib.Path, n: int) -> tuple[np.ndarray, np.ndarray]:
   config = config_lib.load_saved(workdir)
   if "sampler" not in config:
     raise ConfigError(f"{workdir} is a run of {config.method.name}, which makes no samples.")
+  n = n or (2000 if config.data.name == "points" else 64)
   real = method_lib.load("data", config.data.name).validation(config, n)
   mesh = make_mesh(config.mesh)
   with jax.set_mesh(mesh):
@@ -45,8 +49,8 @@ def samples(workdir: pathlib.Path, n: int) -> tuple[np.ndarray, np.ndarray]:
     params = next(iter(state["ema"].values()), state["student"])
     if config.seeds > 1:
       params = jax.tree.map(lambda x: x[0], params)
-    made = jax.jit(lambda p: samples_lib.sample(config, p, real["label"]))(params)
-    return np.asarray(made), real["x"]
+    way = jax.jit(lambda p: samples_lib.trajectory(config, p, real["label"]))(params)
+    return jax.device_get(way), real["x"]
 
 
 def draw(panels: dict[str, np.ndarray], out: pathlib.Path, *, title: str = "") -> None:
@@ -91,21 +95,30 @@ def grid(x: np.ndarray, columns: int = 0) -> np.ndarray:
 
 
 def main(argv: list[str]) -> int:
+  from distill_jax import trajectories
+
   parser = argparse.ArgumentParser(prog="python -m distill_jax.sample", allow_abbrev=False)
   parser.add_argument("--workdir", required=True, type=pathlib.Path)
-  parser.add_argument("--out", required=True, type=pathlib.Path, help="a .png file")
-  parser.add_argument("--n", type=int, default=64)
+  parser.add_argument("--out", type=pathlib.Path, help="a .png file for samples beside the data")
+  parser.add_argument("--trajectories", type=pathlib.Path, help="a .png file for the way to them")
+  parser.add_argument("--n", type=int, help="default: 64 images or 2000 points")
   args = parser.parse_args(argv)
   try:
-    if args.n < 1:
+    if args.n is not None and args.n < 1:
       raise ConfigError(f"--n must be at least 1, got {args.n}.")
-    made, real = samples(args.workdir, args.n)
+    if not (args.out or args.trajectories):
+      raise ConfigError("Nothing to draw: give --out FILE.png, --trajectories FILE.png or both.")
+    way, real = samples(args.workdir, args.n or 0)
   except ConfigError as error:
     print(f"error: {error}", file=sys.stderr)
     return 2
-  panels: dict[str, Any] = {"data": real, "samples": made}
-  draw(panels, args.out)
-  print(f"{args.out}: {len(made)} samples beside the data")
+  if args.out:
+    panels: dict[str, Any] = {"data": real, "samples": way.states[-1]}
+    draw(panels, args.out)
+    print(f"{args.out}: {len(real)} samples beside the data")
+  if args.trajectories:
+    trajectories.draw({"": way}, real, args.trajectories)
+    print(f"{args.trajectories}: the way of some of them from noise")
   return 0
 
 

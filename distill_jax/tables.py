@@ -66,7 +66,7 @@ class Table(NamedTuple):
   claims: tuple[Claim, ...] = ()
   curves: tuple[str, ...] = ()  # metrics of metrics.jsonl that the picture draws over training
   at_once: bool = False  # all seeds of a row in one program (config.seeds); without curves
-  samples: int = 0  # so many samples of every row, side by side in samples.png
+  samples: int = 0  # so many of every row, side by side in samples.png and trajectories.png
 
 
 Values = dict[str, dict[str, list[float]]]  # row -> metric -> one value for each seed
@@ -243,7 +243,7 @@ def main(argv: list[str]) -> int:
     from distill_jax.plots import draw_samples
 
     draw_samples(table, args.workdir, args.seeds)
-  pictures = dict(table=table.curves, samples=table.samples)
+  pictures = dict(table=table.curves, samples=table.samples, trajectories=table.samples)
   files = ["table.md", *(f"{name}.png" for name, wanted in pictures.items() if wanted)]
   print("Written: " + ", ".join(f"{args.workdir}/{file}" for file in files))
   if args.record:

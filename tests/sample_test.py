@@ -26,11 +26,22 @@ def test_a_picture_beside_the_data(run, tmp_path, capsys):
   assert capsys.readouterr().out == f"{out}: 5 samples beside the data\n"
 
 
+def test_a_picture_of_trajectories(run, tmp_path, capsys):
+  out = tmp_path / "way.png"
+  assert main("--workdir", run, "--trajectories", out, "--n", 5) == 0
+  assert out.read_bytes()[:4] == b"\x89PNG" and out.stat().st_size > 3000
+  assert capsys.readouterr().out == f"{out}: the way of some of them from noise\n"
+  assert main("--workdir", run) == 2
+  assert "give --out FILE.png, --trajectories FILE.png" in capsys.readouterr().err
+
+
 def test_samples_are_those_of_the_evals(run):
-  made, real = sample.samples(run, 5)
-  assert made.shape == real.shape == (5, 2) and np.isfinite(made).all()
+  way, real = sample.samples(run, 5)
+  made = way.states[-1]
+  assert made.shape == real.shape == (5, 2) and np.isfinite(way.states).all()
+  assert len(way.states) == len(way.sigmas) and way.sigmas[-1] == 0
   again, _ = sample.samples(run, 5)
-  np.testing.assert_array_equal(made, again)
+  np.testing.assert_array_equal(made, again.states[-1])
 
 
 def test_images_in_a_grid():
@@ -69,5 +80,5 @@ def test_mistakes_are_one_line_and_exit_code_2(tmp_path, capsys):
 def test_a_run_without_a_checkpoint_shows_where_it_began(tmp_path):
   config = config_lib.load("experiments/diffusion/denoising.py:smoke")
   config_lib.save(config, tmp_path)
-  made, real = sample.samples(tmp_path, 3)
-  assert made.shape == real.shape
+  way, real = sample.samples(tmp_path, 3)
+  assert way.states.shape[1:] == real.shape

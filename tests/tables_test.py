@@ -330,20 +330,28 @@ def test_all_seeds_of_a_row_at_once_and_references_alone(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("at_once, folder", [(False, "0"), (True, "all")])
 def test_samples_are_drawn_of_the_first_seed_of_each_row(tmp_path, monkeypatch, at_once, folder):
-  from distill_jax import plots, sample
+  from distill_jax import plots, sample, trajectories
+  from distill_jax.evals.samples import Trajectory
 
   asked = []
 
   def samples(workdir, n):
     asked.append((workdir.relative_to(tmp_path).as_posix(), n))
-    x = np.random.default_rng(len(asked)).normal(size=(n, 2))
-    return x, x
+    x = np.random.default_rng(len(asked)).normal(size=(3, n, 2))
+    return Trajectory(x, np.array([80.0, 1.0, 0.0])), x[0]
 
   drawn = {}
   monkeypatch.setattr(sample, "samples", samples)
   monkeypatch.setattr(sample, "draw", lambda panels, out, title: drawn.update({out: panels}))
+  monkeypatch.setattr(
+    trajectories, "draw", lambda panels, real, out, title: drawn.update({out: panels})
+  )
   plots.draw_samples(TABLE._replace(samples=5, at_once=at_once), tmp_path, seeds=2)
   rows = ["teacher/0", f"cross-entropy/{folder}", f"forward-kl-ours/{folder}"]
   assert asked == [(row, 5) for row in rows]
   panels = drawn[tmp_path / "samples.png"]
   assert [*panels] == ["data", "teacher", CE, KD] and panels["data"].shape == (5, 2)
+  ways = drawn[tmp_path / "trajectories.png"]
+  assert [*ways] == ["teacher", CE, KD]
+  for name, way in ways.items():
+    np.testing.assert_array_equal(panels[name], way.states[-1])

@@ -4,6 +4,8 @@
 falling levels that the N steps start from (`schedules.karras_sigmas`); the last step goes to 0. The
 noise x is [B, ...] at level sigmas[0], which is sigmas[0] times normal noise. On another schedule
 the levels are sigma / alpha and x is x_t / alpha; `steps.runge_kutta_2` follows its own time.
+
+With `path`, a sampler returns all its states, [N + 1, B, ...]: x at every level, the samples last.
 """
 
 import functools
@@ -28,7 +30,7 @@ from distill_jax.diffusion.steps import (
 )
 
 
-def euler(denoise: Denoise, x: jax.Array, sigmas: jax.Array) -> jax.Array:
+def euler(denoise: Denoise, x: jax.Array, sigmas: jax.Array, *, path: bool = False) -> jax.Array:
   """N Euler steps of the probability-flow ODE, one denoising each: deterministic DDIM.
 
   Song, Meng, Ermon, Denoising Diffusion Implicit Models (arXiv:2010.02502).
@@ -36,17 +38,18 @@ def euler(denoise: Denoise, x: jax.Array, sigmas: jax.Array) -> jax.Array:
   Returns:
     Clean samples shaped like x.
   """
-  return integrate(functools.partial(euler_step, sigma_velocity(denoise)), x, _to_zero(sigmas))
+  step = functools.partial(euler_step, sigma_velocity(denoise))
+  return integrate(step, x, _to_zero(sigmas), path=path)
 
 
-def heun(denoise: Denoise, x: jax.Array, sigmas: jax.Array) -> jax.Array:
+def heun(denoise: Denoise, x: jax.Array, sigmas: jax.Array, *, path: bool = False) -> jax.Array:
   """N - 1 steps of Heun and a last one of Euler, 2 N - 1 denoisings.
 
   Karras et al., Elucidating the Design Space of Diffusion-Based Generative Models
   (arXiv:2206.00364), Algorithm 1.
   """
-  x = integrate(functools.partial(heun_step, sigma_velocity(denoise)), x, sigmas)
-  return denoise(x, per_example(sigmas[-1], x))
+  x = integrate(functools.partial(heun_step, sigma_velocity(denoise)), x, sigmas, path=path)
+  return _last(denoise, x, sigmas[-1], path)
 
 
 def stochastic_heun(
@@ -129,7 +132,13 @@ def one_step(denoise: Denoise, z: jax.Array, sigma_max: float = 80.0) -> jax.Arr
 
 
 def few_step(
-  denoise: Denoise, x: jax.Array, sigmas: jax.Array, key: jax.Array, *, sigma_min: float = 0.0
+  denoise: Denoise,
+  x: jax.Array,
+  sigmas: jax.Array,
+  key: jax.Array,
+  *,
+  sigma_min: float = 0.0,
+  path: bool = False,
 ) -> jax.Array:
   """Denoise, add noise up to the next level, denoise again: one denoising for each level.
 
@@ -141,17 +150,24 @@ def few_step(
     x, sigmas: see above.
     key: of the noise.
     sigma_min: the level of what `denoise` returns, epsilon in the paper.
+    path: see above.
   """
 
   def step(x, sigma, sigma_next, noise):
     return renoised_step(lambda x, s, _: denoise(x, s), x, sigma, sigma_min, sigma_next, noise)
 
-  x = integrate_noisy(step, x, sigmas, key)
-  return denoise(x, per_example(sigmas[-1], x))
+  x = integrate_noisy(step, x, sigmas, key, path=path)
+  return _last(denoise, x, sigmas[-1], path)
 
 
 def flow_map(
-  network: FlowMap, x: jax.Array, sigmas: jax.Array, key: jax.Array, *, gamma: float = 0.0
+  network: FlowMap,
+  x: jax.Array,
+  sigmas: jax.Array,
+  key: jax.Array,
+  *,
+  gamma: float = 0.0,
+  path: bool = False,
 ) -> jax.Array:
   """Jumps of a two-time network to sqrt(1 - gamma^2) of the next level, then noise up to it.
 
@@ -163,13 +179,21 @@ def flow_map(
     x, sigmas: see above.
     key: of the noise.
     gamma: in [0, 1].
+    path: see above.
   """
 
   def step(x, sigma, sigma_next, noise):
     down = (1 - gamma**2) ** 0.5 * sigma_next
     return renoised_step(network, x, sigma, down, sigma_next, noise)
 
-  return integrate_noisy(step, x, _to_zero(sigmas), key)
+  return integrate_noisy(step, x, _to_zero(sigmas), key, path=path)
+
+
+def _last(denoise, x, sigma, path):
+  """The denoised x, or the path to it."""
+  if not path:
+    return denoise(x, per_example(sigma, x))
+  return jnp.append(x, denoise(x[-1], per_example(sigma, x[-1]))[None], axis=0)
 
 
 def _to_zero(sigmas):

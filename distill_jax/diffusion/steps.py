@@ -133,32 +133,39 @@ def ancestral_down(sigma: jax.Array, sigma_next: jax.Array, eta: float = 1.0) ->
   return jnp.sqrt(jnp.maximum(sigma_next**2 - up**2, 0))
 
 
-def integrate(step: Step, x: jax.Array, times: jax.Array) -> jax.Array:
-  """x after step(x, times[i], times[i + 1]) for every i; times [N + 1]."""
-  return jax.lax.scan(lambda x, t: (step(x, *t), None), x, (times[:-1], times[1:]))[0]
+def integrate(step: Step, x: jax.Array, times: jax.Array, *, path: bool = False) -> jax.Array:
+  """x after step(x, times[i], times[i + 1]) for every i; times [N + 1].
+
+  With `path`, all states, the first being x: [N + 1, B, ...].
+  """
+  return _scan(lambda x, t: step(x, *t), x, (times[:-1], times[1:]), path)
 
 
 def integrate_noisy(
-  step: Callable[..., jax.Array], x: jax.Array, times: jax.Array, key: jax.Array
+  step: Callable[..., jax.Array],
+  x: jax.Array,
+  times: jax.Array,
+  key: jax.Array,
+  *,
+  path: bool = False,
 ) -> jax.Array:
   """`integrate` of step(x, t, t_next, noise), normal noise of x's shape from the key."""
 
   def noisy(x, inputs):
     t, t_next, i = inputs
     noise = jax.random.normal(jax.random.fold_in(key, i), x.shape, x.dtype)
-    return step(x, t, t_next, noise), None
+    return step(x, t, t_next, noise)
 
-  return jax.lax.scan(noisy, x, (times[:-1], times[1:], jnp.arange(len(times) - 1)))[0]
+  return _scan(noisy, x, (times[:-1], times[1:], jnp.arange(len(times) - 1)), path)
 
 
-def trajectory(step: Step, x: jax.Array, times: jax.Array) -> jax.Array:
-  """All states of `integrate`, the first being x: [N + 1, B, ...]."""
+def _scan(step, x, inputs, path):
+  def keep(x, given):
+    x = step(x, given)
+    return x, x if path else None
 
-  def keep(x, t):
-    x = step(x, *t)
-    return x, x
-
-  return jnp.append(x[None], jax.lax.scan(keep, x, (times[:-1], times[1:]))[1], axis=0)
+  last, states = jax.lax.scan(keep, x, inputs)
+  return jnp.append(x[None], states, axis=0) if path else last
 
 
 def runge_kutta_2(

@@ -3,6 +3,7 @@ real the held-out batch and made the samples for its labels, and returns plain n
 """
 
 import json
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -13,9 +14,10 @@ from distill_jax import method as method_lib
 from distill_jax.config import ConfigError
 from distill_jax.diffusion import distributions
 from distill_jax.evals import distances
-from distill_jax.models import pretrained
+from distill_jax.models import inception, pretrained
 
 CHUNK = 256  # images that the classifier sees at a time
+INCEPTION_CHUNK = 64  # that Inception does, at 299 x 299
 SUBSETS, SUBSET = 20, 1000  # of the kernel distance
 
 
@@ -64,9 +66,12 @@ def on_images(config):
   precision, recall, coverage   of its features, with 5 neighbours
 
   The classifier's own accuracy on the held-out images bounds the first, which is absent where the
-  student has no classes.
+  student has no classes. With Inception's weights in `config.inception`
+
+  inception_fid    see the function of this name
   """
   features_of = classifier(config.features, config.data.shape) if config.features else None
+  fid = inception_fid(config.inception) if config.inception else None
   has_classes = config.models.student.num_classes > 0
 
   @jax.jit
@@ -89,7 +94,44 @@ def on_images(config):
       coverage=near.coverage,
     )
 
-  return lambda real, made: {k: float(v) for k, v in measure(real, made).items()}
+  def numbers(real, made):
+    values = {k: float(v) for k, v in measure(real, made).items()}
+    return values | dict(inception_fid=fid(real["x"], made)) if fid else values
+
+  return numbers
+
+
+def inception_fid(path: str) -> Callable[[Any, jax.Array], float]:
+  """FID between real and generated images, both [N, H, W, C]: the Frechet distance of Inception's
+  2048 features, from the weights of `inception.load`.
+
+  Images are rounded to 8 bits, as in files. In the evals it is between `eval_samples` generated
+  images and as many held-out ones, or all if there are fewer. FID falls with the number of images,
+  so it compares with itself at the same number; papers take 50,000 generated images against the
+  training set. Fewer than 2048 images make covariances singular, which the distance allows: it
+  was within 1e-4 of float64 for features of 256 and 4,096 synthetic images. Features of the real
+  images are computed once for as long as they stay the same array.
+
+  Raises:
+    ConfigError: see `inception.load`.
+  """
+  params = inception.load(path)
+
+  @jax.jit
+  def moments(params, images):
+    as_file = jnp.round((jnp.clip(images, -1, 1) + 1) * 127.5) / 127.5 - 1
+    one = lambda image: inception.features(params, image[None])[0]  # noqa: E731
+    return distances.moments(jax.lax.map(one, as_file, batch_size=INCEPTION_CHUNK))
+
+  distance = jax.jit(distances.frechet_distance)
+  known: dict[str, Any] = dict(images=None, moments=None)
+
+  def measure(real, made):
+    if known["images"] is not real:
+      known.update(images=real, moments=moments(params, real))
+    return float(distance(*moments(params, made), *known["moments"]))
+
+  return measure
 
 
 def classifier(path: str, shape: tuple[int, ...]):

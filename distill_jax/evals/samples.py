@@ -5,6 +5,8 @@ On an exact mixture: log-likelihood, modes and distances; of images: what a clas
 average is sampled, where it has one.
 """
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 
@@ -38,11 +40,30 @@ def make(config):
   return evaluate
 
 
-def sample(config, params, labels) -> jax.Array:
+class Trajectory(NamedTuple):
+  """What a sampler passes on its way from noise to samples."""
+
+  states: jax.Array  # [S, B, ...], the samples last
+  sigmas: jax.Array  # [S], their noise levels, the last 0
+
+
+def trajectory(config, params, labels) -> Trajectory:
+  """Every state of `sample`, scaled to the size of the data: x / sqrt(1 + (sigma / sigma_data)^2).
+  Particles have come no way: they are one state."""
+  sigmas = jnp.zeros(1)
+  if config.sampler.name != "particles":
+    sigmas = jnp.append(_levels(config), 0.0)
+  states = sample(config, params, labels, path=True)
+  scale = 1 / jnp.sqrt(1 + (sigmas / config.models.student.sigma_data) ** 2)
+  return Trajectory(states * scale.reshape(-1, *[1] * (states.ndim - 1)), sigmas)
+
+
+def sample(config, params, labels, *, path: bool = False) -> jax.Array:
   """One image for each label, by `config.sampler`; the noise is always the same. Particles are
-  their own samples."""
+  their own samples. With `path`, all states of the sampler: [S, B, ...]."""
   if config.sampler.name == "particles":
-    return params[: len(labels)]
+    made = params[: len(labels)]
+    return made[None] if path else made
   network, given = network_lib.make(config, "student"), config.sampler
   condition = {"label": jnp.asarray(labels)} if network.num_classes else {}
   scale = given.guidance
@@ -58,17 +79,24 @@ def sample(config, params, labels) -> jax.Array:
     sigma, sigma_to = (jnp.full(len(x), 1, x.dtype) * s for s in (sigma, sigma_to))
     return network_lib.flow_map(network, params, x, sigma, sigma_to, condition)
 
-  key, sigmas = jax.random.key(2), jnp.array(given.sigmas)
-  x = sigmas[0] * z
+  key, sigmas = jax.random.key(2), _levels(config)
+  x = given.sigmas[0] * z
   match given.name:
     case "few_step":
-      return samplers.few_step(denoise, x, sigmas, key)
+      return samplers.few_step(denoise, x, sigmas, key, path=path)
     case "flow_map":
-      return samplers.flow_map(jump, x, sigmas, key)
+      return samplers.flow_map(jump, x, sigmas, key, path=path)
     case "euler":
-      return samplers.euler(denoise, x, sigmas)
+      return samplers.euler(denoise, x, sigmas, path=path)
     case "heun":
-      levels = karras_sigmas(given.steps, config.noise.sigma_min, given.sigmas[0])
-      return samplers.heun(denoise, x, levels)
+      return samplers.heun(denoise, x, sigmas, path=path)
   names = "few_step, flow_map, euler, heun or particles"
   raise ConfigError(f"sampler.name: no {given.name!r}: {names}.")
+
+
+def _levels(config) -> jax.Array:
+  """The levels that the steps of `config.sampler` start from."""
+  given = config.sampler
+  if given.name == "heun":
+    return karras_sigmas(given.steps, config.noise.sigma_min, given.sigmas[0])
+  return jnp.array(given.sigmas)

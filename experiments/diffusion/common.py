@@ -93,6 +93,7 @@ def _images(config):
   config.sampler.sigmas = (80.0,)
   config.pretrained.teacher = STARTS.get(config.arg.data, "")
   config.features = FEATURES.get(config.arg.data, "")
+  config.inception = ""  # .safetensors of Inception's weights, for inception_fid: docs/diffusion.md
 
 
 def two_players(config):

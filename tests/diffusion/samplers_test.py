@@ -164,17 +164,42 @@ def test_keys_decide_and_steps_differ():
     assert (a == b).all() and (a != c).any()
 
 
-def test_a_trajectory_holds_what_integrate_passes():
+def test_a_path_holds_what_integrate_passes():
   denoise, x = mixture().denoise, noise()
   grid = jnp.append(schedules.karras_sigmas(6), 0.0)
 
   def step(x, t, t_next):
     return steps.euler_step(steps.sigma_velocity(denoise), x, t, t_next)
 
-  states = steps.trajectory(step, x, grid)
+  states = steps.integrate(step, x, grid, path=True)
   assert states.shape == (7, 6, 2) and (states[0] == x).all()
   for k in (1, 3, 6):
     np.testing.assert_allclose(states[k], steps.integrate(step, x, grid[: k + 1]), rtol=1e-12)
+
+
+def jump(x, sigma, sigma_to):
+  return steps.ddim_map(mixture().denoise)(x, sigma, sigma_to)
+
+
+@pytest.mark.parametrize(
+  "network, sampler",
+  [
+    (mixture().denoise, samplers.euler),
+    (mixture().denoise, samplers.heun),
+    (mixture().denoise, lambda *args, **kw: samplers.few_step(*args, KEY, **kw)),
+    (jump, lambda *args, **kw: samplers.flow_map(*args, KEY, **kw)),
+  ],
+  ids=["euler", "heun", "few_step", "flow_map"],
+)
+@pytest.mark.parametrize("n", [1, 4])
+def test_a_path_begins_with_the_noise_and_ends_with_the_samples(network, sampler, n):
+  x, sigmas = noise(), schedules.karras_sigmas(n)
+  path = sampler(network, x, sigmas, path=True)
+  assert path.shape == (n + 1, *x.shape) and (path[0] == x).all()
+  np.testing.assert_allclose(path[-1], sampler(network, x, sigmas), rtol=1e-12)
+  # between them, x at each level: what is left to do from there ends at the same place
+  for k in range(n) if sampler in (samplers.euler, samplers.heun) else ():
+    np.testing.assert_allclose(sampler(network, path[k], sigmas[k:]), path[-1], rtol=1e-9)
 
 
 def test_the_step_down_of_ancestral_sampling():

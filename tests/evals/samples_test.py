@@ -11,7 +11,7 @@ from distill_jax import config as config_lib
 from distill_jax.config import ConfigError
 from distill_jax.data import images, points
 from distill_jax.diffusion import network as network_lib
-from distill_jax.evals import measures, samples
+from distill_jax.evals import distances, measures, samples
 from distill_jax.models import pretrained
 
 MIXTURE, DIGITS = "experiments/diffusion/denoising.py:smoke", "data=digits,smoke"
@@ -81,3 +81,51 @@ def test_samplers_draw_the_mixture_from_the_shipped_network(name, energy):
   if energy:
     values = measures.on_mixture(config)(points.validation(config, 512), made)
     assert values["energy"] < energy and values["right_class"] > 0.95, json.dumps(values)
+
+
+@pytest.mark.parametrize("name, states", [("heun", 4), ("few_step", 2), ("particles", 1)])
+def test_a_trajectory_is_scaled_to_the_data_and_ends_with_the_samples(name, states):
+  given = (f"sampler.name={name}", "sampler.steps=3")
+  config = config_lib.load(MIXTURE, given)
+  label = points.validation(config, 6)["label"]
+  params = network_lib.params(config, "student", jax.random.key(0), {})
+  params = jnp.ones((9, 2)) if name == "particles" else params
+  way = samples.trajectory(config, params, label)
+  assert way.states.shape == (states, 6, 2) and way.sigmas.shape == (states,)
+  made = samples.sample(config, params, label)
+  np.testing.assert_allclose(way.states[-1], made, rtol=1e-5)
+  assert way.sigmas[-1] == 0
+  if states > 1:
+    data = config.models.student.sigma_data
+    noise = jax.random.normal(jax.random.key(1), (6, 2))
+    np.testing.assert_allclose(way.states[0], noise * 20 / (1 + (20 / data) ** 2) ** 0.5, rtol=1e-5)
+
+
+def test_inception_fid_is_the_distance_of_its_features(monkeypatch):
+  """With pixels for features; those of the real images are read once."""
+  config = config_lib.load(f"experiments/diffusion/denoising.py:{DIGITS}")
+  config.inception, config.features = "weights.safetensors", ""
+  monkeypatch.setattr(measures.inception, "load", lambda path: dict(scale=2.0))
+  monkeypatch.setattr(
+    measures.inception, "features", lambda params, x: params["scale"] * x.reshape(len(x), -1)
+  )
+  rng = np.random.default_rng(0)
+  images_of = lambda n: rng.integers(0, 256, (n, 8, 8, 1)).astype("f4") / 127.5 - 1  # noqa: E731
+  real, made = dict(x=images_of(100), label=np.zeros(100)), images_of(70)  # more than a chunk
+  measure = measures.on_images(config)
+  both = [distances.moments(2 * x.reshape(len(x), -1)) for x in (made, real["x"])]
+  wanted = distances.frechet_distance(*both[0], *both[1])
+  off = made + 0.9 / 255 * rng.choice([-1, 1], made.shape)  # less than half of an 8-bit level
+  for x in (made, off):
+    assert measure(real, x)["inception_fid"] == pytest.approx(float(wanted), rel=1e-4)
+  assert abs(measure(real, real["x"])["inception_fid"]) < 1e-3
+  kept = real["x"].copy()
+  real["x"][:] = 0
+  assert measure(real, made)["inception_fid"] == pytest.approx(float(wanted), rel=1e-4)
+  assert measure(dict(real, x=0 * kept), made)["inception_fid"] > 1.05 * wanted
+
+
+def test_a_path_without_inception_is_one_line():
+  config = config_lib.load(f"experiments/diffusion/denoising.py:{DIGITS}", ("inception=none",))
+  with pytest.raises(ConfigError, match=r"inception: no file 'none': convert"):
+    measures.on_images(config)
