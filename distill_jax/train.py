@@ -142,7 +142,9 @@ def _loop(config, workdir, mesh, signals, title, profile) -> dict[str, Any]:
       if first < config.steps:
         step = report.compile(program.step.lower(*program.abstract))
       if first in (0, config.steps):
-        report.evaluate(first, evals, state, frozen)
+        measured = report.evaluate(first, evals, state, frozen)
+        if config.steps == 0:  # what init makes is the result
+          checkpoints.save(0, state, data, metrics=measured, force=True)
       for t in range(first, config.steps):
         if profile and t == min(first + 3, config.steps - 1):
           jax.profiler.start_trace(str(workdir / "profile"))

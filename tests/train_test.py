@@ -168,3 +168,14 @@ def test_profile_writes_a_trace(tmp_path):
 def test_import_is_quick_and_does_no_jax_work():
   code = "import sys, distill_jax; assert 'jax' not in sys.modules and 'numpy' not in sys.modules"
   subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
+
+
+def test_a_run_of_no_steps_is_measured_once_and_kept(tmp_path):
+  """A selection is done in init."""
+  arguments = command(tmp_path, "steps=0", config="experiments/dataset/selection.py:smoke")[3:]
+  for _ in range(2):  # and the same command finds it done
+    assert train.main(arguments) == 0
+    assert [p.name for p in (tmp_path / "checkpoints").iterdir()] == ["0"]
+  measured = [sorted(line) for line in lines(tmp_path)]
+  assert measured[0] == measured[-1] and "distilled/accuracy@0" in measured[0]
+  assert (tmp_path / "result.json").exists()

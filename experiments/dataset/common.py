@@ -82,5 +82,5 @@ def finish(config):
     config.protocol.seeds = 1
     config.eval_samples = 64
   else:
-    config.eval_every = config.save_every = config.steps
+    config.eval_every = config.save_every = max(config.steps, 1)
   return config.lock()

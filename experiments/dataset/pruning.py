@@ -18,7 +18,7 @@ def get_config(arg=None):
   config.models.teacher = ConfigDict(config.models.student.to_dict())
   config.pretrained.teacher = ""  # trained by the run itself
   config.label_kind = "logits"
-  config.steps = 1
+  config.steps = 0  # all is done in init
   if config.arg.data == "fashion":
     config.method.epochs = 20
   if config.arg.smoke:

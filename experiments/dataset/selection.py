@@ -25,7 +25,7 @@ def get_config(arg=None):
   config.method.how = config.arg.how
   config.method.keep = config.arg.keep
   config.method.features = config.arg.features
-  config.steps = 1
+  config.steps = 0  # all is done in init
   if config.arg.smoke:
     config.method.networks = 1
     config.method.epochs = 1

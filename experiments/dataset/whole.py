@@ -12,7 +12,7 @@ from experiments.dataset import common
 
 def get_config(arg=None):
   config = common.base(arg, dict(name="dataset.whole"))
-  config.steps = 1
+  config.steps = 0  # all is done in init
   if config.arg.data == "fashion":
     config.protocol.most_steps = 25_000  # 106 epochs of 60,000 images; of few images 1000 are less
   return common.finish(config)
