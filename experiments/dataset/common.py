@@ -4,7 +4,7 @@ from ml_collections import ConfigDict
 
 from distill_jax.config import ConfigError
 from distill_jax.distilled import protocol
-from distill_jax.models import convnet, perceptron, vit
+from distill_jax.models import convnet, perceptron, resnet, vit
 from experiments import common
 
 NO_FLIP = ("color", "crop", "cutout", "scale", "rotate")  # of siamese augmentation; for digits
@@ -62,7 +62,11 @@ def base(arg=None, method=None, **defaults):
 
 def other_networks(student, side):
   """Architectures that a set was not distilled with, for images of so many pixels a side."""
-  networks = ConfigDict(dict(perceptron=perceptron.default_config(), vit=vit.default_config()))
+  models = dict(perceptron=perceptron, vit=vit, resnet=resnet)
+  networks = ConfigDict({name: model.default_config() for name, model in models.items()})
+  networks.resnet.stem = "small"
+  if side < 16:
+    networks.resnet.widths, networks.resnet.blocks = (32, 64), (1, 1)
   networks.vit.patch = side // 4 if side < 16 else side // 7
   for depth in (1, 2, 3, 4):
     if depth != student.depth and side >> depth > 0:

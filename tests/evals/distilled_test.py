@@ -58,15 +58,17 @@ def test_every_part_of_an_image_has_its_label():
 
 def test_results_have_seeds_other_networks_and_validation():
   given = config("data.validation=5", "protocol.seeds=2", "protocol.epochs=1", words=",others")
-  assert set(given.others) == {"perceptron", "vit", "convnet_1", "convnet_3"}
+  assert set(given.others) == {"perceptron", "vit", "resnet", "convnet_1", "convnet_3"}
   given = given.copy_and_resolve_references().unlock()
   for name in ("perceptron", "convnet_1", "convnet_3"):
     del given.others[name]
   given.others.vit.update(width=8, depth=1, heads=1)
+  given.others.resnet.update(widths=(4,), blocks=(1,))
   evaluate = distilled.make(given)
   results = evaluate(dict(student=student()), {})
-  names = {f"accuracy{of}@{i}" for of in ("", "_vit") for i in (0, 1)}
-  assert set(results) == names | {"validation_accuracy", "validation_accuracy_vit"}
+  networks = ("", "_vit", "_resnet")
+  names = {f"accuracy{of}@{i}" for of in networks for i in (0, 1)}
+  assert set(results) == names | {f"validation_accuracy{of}" for of in networks}
   assert all(0 <= value <= 1 for value in results.values())
   assert evaluate(dict(student=student()), {}) == results
 
