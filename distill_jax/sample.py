@@ -72,7 +72,7 @@ def draw(panels: dict[str, np.ndarray], out: pathlib.Path, *, title: str = "") -
       axis.plot(x[:, 0], x[:, 1], ".", ms=1.5, alpha=0.5, color="#4477AA")
       axis.set(xlim=(-limit, limit), ylim=(-limit, limit), aspect="equal")
     else:
-      axis.imshow(grid(x), cmap="gray", vmin=0, vmax=1)
+      axis.imshow(grid(framed(x)), cmap="gray", vmin=0, vmax=1)
   for axis in axes.flat:
     axis.set(xticks=[], yticks=[])
   for axis in axes.flat[len(panels) :]:
@@ -81,6 +81,12 @@ def draw(panels: dict[str, np.ndarray], out: pathlib.Path, *, title: str = "") -
     figure.suptitle(title, x=0.01, ha="left")
   figure.savefig(out, dpi=130)
   plt.close(figure)
+
+
+def framed(x: np.ndarray) -> np.ndarray:
+  """Images [N, H, W, C] with a white frame, so that neighbours in a grid stand apart."""
+  gap = max(1, x.shape[1] // 16)
+  return np.pad(x, ((0, 0), (gap, gap), (gap, gap), (0, 0)), constant_values=1)
 
 
 def grid(x: np.ndarray, columns: int = 0) -> np.ndarray:

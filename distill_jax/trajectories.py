@@ -104,9 +104,7 @@ def _images(axis, way: Trajectory) -> None:
   count = len(way.states)
   shown = np.unique(np.linspace(0, count - 1, min(count, STATES)).round().astype(int))
   states = np.asarray(way.states)[shown, :IMAGES]
-  tiles = states.swapaxes(0, 1).reshape(-1, *states.shape[2:])
-  gap = max(1, tiles.shape[1] // 16)
-  tiles = np.pad(tiles, ((0, 0), (gap, gap), (gap, gap), (0, 0)), constant_values=1)  # white
+  tiles = sample.framed(states.swapaxes(0, 1).reshape(-1, *states.shape[2:]))
   axis.imshow(sample.grid(tiles, len(shown)), cmap="gray", vmin=0, vmax=1)
   width = tiles.shape[2]
   axis.set_xticks((np.arange(len(shown)) + 0.5) * width - 0.5)

@@ -68,7 +68,7 @@ def get_table(arg=None):
       Column("samples/recall", "recall", ".1%", "higher"),
       Column("train/seconds", "seconds", ",.0f"),
     ),
-    samples=64,
+    samples=36,
     claims=(
       Claim(
         "One step of DMD is better than the consistency distillation of the same teacher",
