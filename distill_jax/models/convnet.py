@@ -4,7 +4,8 @@ and 2 x 2 average pooling, then a linear head.
 ConvNet-3 is depth 3, width 128, norm "instance": 320,010 parameters for CIFAR-10. Weights are drawn
 as PyTorch draws them, uniform in +- 1 / sqrt(fan-in), since methods that average over random
 networks average over that. The authors' code pads grey images to 32 x 32 in the first convolution;
-here an odd row or column is dropped by the pooling, and images keep their size.
+here an odd row or column is dropped by the pooling, and images keep their size. Gradients of any
+order, but no `jax.jvp`: see models/convolution.py.
 
 Zhao, Mopuri, Bilen, Dataset Condensation with Gradient Matching (arXiv:2006.05929), section 4; the
 architecture is that of Gidaris and Komodakis, Dynamic Few-Shot Visual Learning without Forgetting
@@ -17,8 +18,9 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
+from distill_jax.models.convolution import convolve
 from distill_jax.models.mlp import affine
-from distill_jax.models.unet import convolve, normalize
+from distill_jax.models.unet import normalize
 
 Params = dict[str, Any]
 NORMS = ("instance", "group", "none")
@@ -79,7 +81,7 @@ def layers(config, params: Params, x: jax.Array) -> list[jax.Array]:
   """The features of every block after its pooling, [B, H / 2^k, W / 2^k, width] of the k-th."""
   groups, outputs = dict(instance=config.width, group=4), []
   for block in params["blocks"]:
-    x = convolve(block["conv"], x)
+    x = convolve(x, block["conv"]["kernel"]) + block["conv"]["bias"]
     x = normalize(block["norm"], x, groups[config.norm]) if "norm" in block else x
     x = _pool(jax.nn.relu(x))
     outputs.append(x)

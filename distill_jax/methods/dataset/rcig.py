@@ -131,8 +131,10 @@ def linearized(given, params, theta, x):
   model = method_lib.load("models", given.name)
   kernel = jnp.zeros_like(params["head"]["kernel"])
   direction = dict(theta, head=dict(theta["head"], kernel=kernel))
-  primal, change = jax.jvp(lambda p: model.apply(given, p, x), (params,), (direction,))
-  return primal[1], change[0]
+  outputs, pull, features = jax.vjp(lambda p: model.apply(given, p, x), params, has_aux=True)
+  # the tangent as a gradient of the gradient: the ConvNet has no forward mode
+  change = jax.vjp(lambda c: pull(c)[0], jnp.zeros_like(outputs))[1](direction)[0]
+  return features, change
 
 
 def trained(inner, theta, steps, rate):
