@@ -84,12 +84,18 @@ def connect_groups(mesh: Mesh) -> None:
 def split_batch(x: jax.Array) -> jax.Array:
   """x [B, ...] with its first axis over `data` and `fsdp` and the rest whole, where there is a mesh
   that divides it. Without the word XLA may split activations as the weights are, and move them."""
-  mesh = jax.sharding.get_abstract_mesh()
-  if not {"data", "fsdp"} <= set(mesh.axis_names) or mesh.manual_axes:
-    return x
-  if len(x) % (mesh.shape["data"] * mesh.shape["fsdp"]):
+  devices = batch_devices()
+  if devices == 1 or len(x) % devices:
     return x
   return jax.lax.with_sharding_constraint(x, jax.P(("data", "fsdp")))
+
+
+def batch_devices() -> int:
+  """How many devices the mesh in use splits a batch over; 1 without a mesh."""
+  mesh = jax.sharding.get_abstract_mesh()
+  if not {"data", "fsdp"} <= set(mesh.axis_names) or mesh.manual_axes:
+    return 1
+  return mesh.shape["data"] * mesh.shape["fsdp"]
 
 
 def shardings(tree: Any, rules: Sequence[tuple[str, Sequence]], mesh: Mesh) -> Any:

@@ -11,7 +11,9 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from distill_jax.mesh import split_batch
+from distill_jax.mesh import batch_devices, split_batch
+
+CHUNK = 64
 
 
 class Real(NamedTuple):
@@ -22,15 +24,29 @@ class Real(NamedTuple):
 
 
 def of_classes(key: jax.Array, real: Real, n: int) -> tuple[jax.Array, jax.Array]:
-  """n images of every class, with repetition: [classes n, H, W, C] and labels, class after class.
+  """n images of every class: [classes n, H, W, C] and labels, class after class."""
+  rows = rows_of_classes(key, real, n)
+  return split_batch(real.x[rows]), real.label[rows]
+
+
+def rows_of_classes(key: jax.Array, real: Real, n: int) -> jax.Array:
+  """Rows [classes n] of n images of every class, with repetition, class after class.
 
   The authors' loops draw without repetition within a batch; of thousands of images that is the
   same but for a few.
   """
-  classes = len(real.first)
-  drawn = jax.random.randint(key, (classes, n), 0, real.size[:, None])
-  rows = (real.first[:, None] + drawn).reshape(-1)
-  return split_batch(real.x[rows]), real.label[rows]
+  drawn = jax.random.randint(key, (len(real.first), n), 0, real.size[:, None])
+  return (real.first[:, None] + drawn).reshape(-1)
+
+
+def in_chunks(function: Callable[[jax.Array], jax.Array], real: Real, rows: jax.Array) -> jax.Array:
+  """function(images [B, H, W, C]) -> [B, ...] of the rows' images [N], at most `CHUNK` of them at a
+  time on each device: what a network makes of so few stays in the caches of a CPU, and is no more
+  than a chip likes to hold."""
+  most = CHUNK * batch_devices()
+  count = next(c for c in range(-(-len(rows) // most), len(rows) + 1) if len(rows) % c == 0)
+  parts = jax.lax.map(lambda rows: function(split_batch(real.x[rows])), rows.reshape(count, -1))
+  return parts.reshape(len(rows), *parts.shape[2:])
 
 
 def at_random(key: jax.Array, real: Real, n: int) -> tuple[jax.Array, jax.Array]:

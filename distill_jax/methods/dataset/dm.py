@@ -35,17 +35,20 @@ def make(config) -> Method:
   def step(state, frozen, batch, key):
     of_network, of_images, of_augment = jax.random.split(key, 3)
     params = model.init(given, shape, of_network)
-    x, label = real_lib.of_classes(of_images, frozen["real"], config.real_per_class)
+    real = frozen["real"]
+    rows = real_lib.rows_of_classes(of_images, real, config.real_per_class)
 
     def features(x):
       return model.apply(given, params, siamese.shared(of_augment, x, config.augment))[1]
 
+    target = real_lib.in_chunks(features, real, rows)
+
     def loss(student, batch, key):
       distances = matching.distribution_matching(
         features(student["images"]),
-        features(x),
+        target,
         synthetic_labels=hard,
-        real_labels=label,
+        real_labels=real.label[rows],
         num_classes=classes,
       )
       return (jnp.sum(distances), jnp.float32(1)), {}
