@@ -56,6 +56,6 @@ def test_two_steps_and_the_second_again(path, tmp_path):
 @pytest.mark.parametrize("path", EXPERIMENTS)
 def test_full_config_builds_and_says_how_it_is_run(path):
   config = config_lib.load(path)
-  assert config.method.name and config.steps >= 1
+  assert config.method.name and config.steps >= 0  # none where init does it all
   text = (ROOT / path).read_text()
   assert "Takes:" in text and ("Run:" in text or "Plan:" in text)
