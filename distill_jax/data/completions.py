@@ -2,8 +2,9 @@
 "segments": int32[B, T + 1]}.
 
 The source is FILE.jsonl with lines {"prompt": str, "completion": str}, or `stdlib`: the signature
-and docstring of every documented function of the Python standard library, and its body. Any other
-source of `text.py` is documents without prompts, cut into pieces that fill a row.
+and docstring of every documented function of the Python standard library, and its body. Lines may
+be conversations instead, {"messages": [...]}: see `chats.py`. Any other source of `text.py` is
+documents without prompts, cut into pieces that fill a row.
 
 Rows are packed: segments count the examples of a row from 1, 0 is padding. The mask counts the
 targets that belong to a completion, its end of document among them, or with `data.targets = all`
@@ -24,7 +25,7 @@ import jax
 import numpy as np
 
 from distill_jax.config import ConfigError, did_you_mean
-from distill_jax.data import text
+from distill_jax.data import chats, text
 from distill_jax.data import tokenizer as tokenizer_lib
 
 OPEN = 16  # rows that a further example may still go into
@@ -78,8 +79,11 @@ def pack(config, split: str) -> Packed:
   """The examples of a split, tokenised and packed."""
   if config.data.targets not in ("completion", "all"):
     raise ConfigError(f"data.targets is 'completion' or 'all', not {config.data.targets!r}.")
-  held = [e for e in examples(config) if text.held_out(e[0]) == (split == "validation")]
-  prompts, completions = parts(config, [(name, texts) for name, *texts in held], 2)
+  if chats.found(config.data.source):
+    prompts, completions = chats.ids(config.data.source, config.data.tokenizer, split)
+  else:
+    held = [e for e in examples(config) if text.held_out(e[0]) == (split == "validation")]
+    prompts, completions = parts(config, [(name, texts) for name, *texts in held], 2)
   size, tokenizer = config.data.seq_len + 1, tokenizer_lib.load(config.data.tokenizer)
   lead = np.array([] if tokenizer.begin is None else [tokenizer.begin], np.int32)
   pieces, ids, at = [], [], 0

@@ -204,3 +204,58 @@ def test_a_document_in_a_packed_row_has_the_hidden_states_that_it_has_alone(conf
   assert compared == 4 + 3 + 2 + 6
   without = hidden(dict(tokens=batch["tokens"]))
   assert np.abs(without[0, 5] - together[0, 5]).max() > 1e-3  # neighbours would matter
+
+
+def by_turns(messages, add_generation_prompt=False):
+  """<u:text;a:text; with the announcement of an answer, and words after each end of document."""
+  text = "<" + "".join(f"{m['role'][0]}:{m['content']};" for m in messages)
+  return text + "a:" * add_generation_prompt
+
+
+@pytest.fixture
+def chatty(monkeypatch):
+  plain = tokenizer.load("bytes")
+  encode = lambda texts, special: plain.encode(texts)  # noqa: E731
+  known = plain._replace(encode=encode, begin=ord("<"), end=ord(";"), chat=by_turns)
+  monkeypatch.setattr(tokenizer, "load", lambda name: known)
+
+
+def say(config, *conversations):
+  """As `write`, for conversations of ("u", text), ("a", text) pairs."""
+  roles = dict(u="user", a="assistant", s="system")
+  free = (n for n in range(1, 1000) if not text.held_out(str(n)))
+  lines = {6: conversations[0], **dict(zip(free, conversations, strict=False))}
+  written = [
+    json.dumps(dict(messages=[dict(role=roles[r], content=c) for r, c in lines[n]]))
+    if n in lines
+    else ""
+    for n in range(1, max(lines) + 1)
+  ]
+  with open(config.data.source, "w") as file:
+    file.write("\n".join(written))
+
+
+def test_the_last_answer_of_a_conversation_is_the_completion(config, chatty):
+  config.data.seq_len = 15
+  say(config, [("u", "q"), ("a", "yes")], [("u", "q"), ("a", "r"), ("u", "s"), ("a", "t")])
+  assert rows(config) == [
+    ("<u:q;a:yes;_____", "1111111111100000", "       ^^^^     "),
+    ("<u:q;a:r;u:s;a:t", "1111111111111111", "               ^"),
+  ]
+
+
+@pytest.mark.parametrize(
+  "record",
+  [dict(messages=[]), dict(messages=[dict(role="user", content="q")] * 2), dict(messages="hello")],
+)
+def test_what_is_no_conversation_is_named(config, chatty, record):
+  with open(config.data.source, "w") as file:
+    file.write(json.dumps(record))
+  with pytest.raises(ConfigError, match=r'pairs.jsonl:1: "messages" is to be a list'):
+    completions.pack(config, "train")
+
+
+def test_a_tokenizer_without_a_template_writes_no_conversations(config):
+  say(config, [("u", "q"), ("a", "yes")])
+  with pytest.raises(ConfigError, match="tokenizer 'bytes' has no chat template"):
+    completions.pack(config, "train")
