@@ -6,7 +6,6 @@ ends it; the prompt is all before, with the words that announce an answer. What 
 after the end of the answer is left out.
 """
 
-import json
 import pathlib
 from collections.abc import Iterator
 
@@ -61,21 +60,14 @@ def written(tokenizer: tokenizer_lib.Tokenizer, messages: Messages, where: str) 
 
 def conversations(source: str) -> Iterator[tuple[int, Messages]]:
   """Line number and messages of every line that is not empty."""
-  with pathlib.Path(source).expanduser().open(encoding="utf-8") as lines:
-    for number, line in enumerate(lines, 1):
-      if not line.strip():
-        continue
-      try:
-        record = json.loads(line)
-      except json.JSONDecodeError as error:
-        raise ConfigError(f"{source}:{number}: not JSON: {error}.") from None
-      messages = record.get("messages") if isinstance(record, dict) else None
-      if messages is None or not _are_messages(messages):
-        raise ConfigError(
-          f'{source}:{number}: "messages" is to be a list of {{"role": ..., "content": ...}}, two '
-          "or more, the last one the assistant's."
-        )
-      yield number, messages
+  for number, record in text.json_lines(source):
+    messages = record.get("messages")
+    if messages is None or not _are_messages(messages):
+      raise ConfigError(
+        f'{source}:{number}: "messages" is to be a list of {{"role": ..., "content": ...}}, two or '
+        "more, the last one the assistant's."
+      )
+    yield number, messages
 
 
 def _are_messages(messages) -> bool:

@@ -14,8 +14,6 @@ than a row is cut at its end, and left out if nothing of its completion remains.
 
 import ast
 import functools
-import json
-import pathlib
 import warnings
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
@@ -150,22 +148,11 @@ def examples(config) -> Sequence[tuple[str, str, str]]:
 
 def records(path: str, fields: tuple[str, ...]) -> Iterator[tuple[int, tuple[str, ...]]]:
   """Line number and the texts `fields` of every line of a jsonl file that is not empty."""
-  file = pathlib.Path(path).expanduser()
-  if not file.is_file():
-    raise ConfigError(f"data.source {path!r}: there is no such file.")
-  with file.open(encoding="utf-8") as lines:
-    for number, line in enumerate(lines, 1):
-      if not line.strip():
-        continue
-      try:
-        record = json.loads(line)
-      except json.JSONDecodeError as error:
-        raise ConfigError(f"{path}:{number}: not JSON: {error}.") from None
-      record = record if isinstance(record, dict) else {}
-      for field in fields:
-        if not isinstance(record.get(field), str):
-          raise ConfigError(f"{path}:{number}: no text {field!r}." + did_you_mean(field, record))
-      yield number, tuple(record[field] for field in fields)
+  for number, record in text.json_lines(path):
+    for field in fields:
+      if not isinstance(record.get(field), str):
+        raise ConfigError(f"{path}:{number}: no text {field!r}." + did_you_mean(field, record))
+    yield number, tuple(record[field] for field in fields)
 
 
 @functools.cache

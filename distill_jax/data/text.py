@@ -8,6 +8,7 @@ once.
 """
 
 import hashlib
+import json
 import os
 import pathlib
 import sysconfig
@@ -159,6 +160,22 @@ def encoded(config, texts: Sequence[tuple[str, str]], name: str) -> np.ndarray:
     np.save(file, ids)
   os.replace(file.name, cached)  # whole or absent, also when several processes tokenise at once
   return np.load(cached, mmap_mode="r")
+
+
+def json_lines(path: str) -> Iterator[tuple[int, dict[str, Any]]]:
+  """Line number and object of every line of a jsonl file that is not empty; {} for what is none."""
+  file = pathlib.Path(path).expanduser()
+  if not file.is_file():
+    raise ConfigError(f"data.source {path!r}: there is no such file.")
+  with file.open(encoding="utf-8") as lines:
+    for number, line in enumerate(lines, 1):
+      if not line.strip():
+        continue
+      try:
+        record = json.loads(line)
+      except json.JSONDecodeError as error:
+        raise ConfigError(f"{path}:{number}: not JSON: {error}.") from None
+      yield number, record if isinstance(record, dict) else {}
 
 
 def held_out(name: str) -> bool:
