@@ -8,8 +8,8 @@ needed. `convolve` and `kernel_gradient` are bilinear, and each is the other's d
   d <c, convolve(x, k)>         = convolve(c, turned k) dx + kernel_gradient(x, c) dk
   d <c, kernel_gradient(x, y)>  = convolve(y, turned c) dx + convolve(x, c) dy
 
-Reverse mode only: `jax.jvp` of
-these is an error, so networks that need a tangent convolve by models/unet.py.
+Reverse mode only: `jax.jvp` of these is an error, so networks that need a tangent convolve by
+models/unet.py.
 """
 
 import functools
