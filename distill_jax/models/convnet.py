@@ -12,6 +12,7 @@ architecture is that of Gidaris and Komodakis, Dynamic Few-Shot Visual Learning 
 (arXiv:1804.09458).
 """
 
+import functools
 from typing import Any
 
 import jax
@@ -79,13 +80,22 @@ def apply(config, params: Params, x: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 def layers(config, params: Params, x: jax.Array) -> list[jax.Array]:
   """The features of every block after its pooling, [B, H / 2^k, W / 2^k, width] of the k-th."""
-  groups, outputs = dict(instance=config.width, group=4), []
+  norms = dict(instance=_normalize_image, group=functools.partial(normalize, groups=4))
+  outputs = []
   for block in params["blocks"]:
     x = convolve(x, block["conv"]["kernel"]) + block["conv"]["bias"]
-    x = normalize(block["norm"], x, groups[config.norm]) if "norm" in block else x
+    x = norms[config.norm](block["norm"], x) if "norm" in block else x
     x = _pool(jax.nn.relu(x))
     outputs.append(x)
   return outputs
+
+
+def _normalize_image(params, x):
+  """`normalize` with a group for each channel, at less than half its cost in gradients of gradients
+  on a CPU."""
+  centred = x - jnp.mean(x, axis=(1, 2), keepdims=True)
+  variance = jnp.mean(centred**2, axis=(1, 2), keepdims=True)
+  return centred * (jax.lax.rsqrt(variance + 1e-5) * params["scale"]) + params["bias"]
 
 
 def _pool(x):

@@ -8,6 +8,10 @@ needed. `convolve` and `kernel_gradient` are bilinear, and each is the other's d
   d <c, convolve(x, k)>         = convolve(c, turned k) dx + kernel_gradient(x, c) dk
   d <c, kernel_gradient(x, y)>  = convolve(y, turned c) dx + convolve(x, c) dy
 
+`kernel_gradient` moves axes itself to those of a plain convolution: XLA does so on a CPU outside of
+loops only, and a convolution over other axes falls back to a slow one in them
+(benchmarks/dataset_step.py sees it).
+
 Reverse mode only: `jax.jvp` of these is an error, so networks that need a tangent convolve by
 models/unet.py.
 """
@@ -30,8 +34,10 @@ def kernel_gradient(x: jax.Array, y: jax.Array, sides: tuple[int, int]) -> jax.A
   """sum_{b, p} x[b, p + i - half] y[b, p] for each i of a kernel of `sides`: [h, w, I, O] of
   x [B, H, W, I] and y [B, H, W, O]."""
   padding = [(side // 2, side // 2) for side in sides]
-  dimensions = ("CHWN", "IHWO", "HWNC")
-  return jax.lax.conv_general_dilated(x, y, (1, 1), padding, dimension_numbers=dimensions)
+  x, y = jnp.transpose(x, (3, 1, 2, 0)), jnp.transpose(y, (1, 2, 0, 3))
+  dimensions = ("NHWC", "HWIO", "NHWC")
+  kernel = jax.lax.conv_general_dilated(x, y, (1, 1), padding, dimension_numbers=dimensions)
+  return jnp.transpose(kernel, (1, 2, 0, 3))
 
 
 def _turned(kernel):
