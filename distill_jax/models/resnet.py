@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
+from distill_jax.models.convolution import convolve
 from distill_jax.models.mlp import affine
 
 Params = dict[str, Any]
@@ -121,7 +122,7 @@ def _forward(config, params, x, norm) -> tuple[jax.Array, jax.Array]:
   dtype = jnp.promote_types(x.dtype, jnp.float32)
 
   def unit(p, x, stride):
-    return norm(p["norm"], _convolve(p["kernel"].astype(x.dtype), x, stride))
+    return norm(p["norm"], convolve(x, p["kernel"].astype(x.dtype), stride))
 
   x = x.astype(config.dtype) if config.dtype != "float32" else x
   large = config.stem == "imagenet"
@@ -135,14 +136,6 @@ def _forward(config, params, x, norm) -> tuple[jax.Array, jax.Array]:
       x = jax.nn.relu(h + (unit(block["skip"], x, stride) if "skip" in block else x))
   features = jnp.mean(x.astype(dtype), axis=(1, 2))
   return affine(params["head"], features), features
-
-
-def _convolve(kernel, x, stride):
-  """As PyTorch pads: half of the kernel on both sides, also where the stride is 2."""
-  half = kernel.shape[0] // 2
-  return jax.lax.conv_general_dilated(
-    x, kernel, (stride, stride), [(half, half)] * 2, dimension_numbers=("NHWC", "HWIO", "NHWC")
-  )
 
 
 def _max_pool(x):

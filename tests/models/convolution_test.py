@@ -8,9 +8,10 @@ import pytest
 from distill_jax.models.convolution import convolve, kernel_gradient
 
 
-def xla(x, kernel):
+def xla(x, kernel, stride=1):
+  padding = [(side // 2, side // 2) for side in kernel.shape[:2]]
   return jax.lax.conv_general_dilated(
-    x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+    x, kernel, (stride, stride), padding, dimension_numbers=("NHWC", "HWIO", "NHWC")
   )
 
 
@@ -23,14 +24,14 @@ def close(a, b):
 
 
 @pytest.mark.parametrize("sides", [(1, 1), (3, 3), (5, 3)])
-@pytest.mark.parametrize("batch", [1, 4])
-def test_values_and_gradients_of_three_orders_are_those_of_xla(sides, batch):
+@pytest.mark.parametrize("batch, stride", [(1, 1), (4, 1), (2, 2), (1, 3)])
+def test_values_and_gradients_of_three_orders_are_those_of_xla(sides, batch, stride):
   x, kernel = draw(0, batch, 6, 5, 2), draw(1, *sides, 2, 3) / 3
   probe = (draw(2, *x.shape), draw(3, *kernel.shape))
 
   def orders(convolve):
     def value(x, kernel):
-      return jnp.sum(jnp.tanh(convolve(x, kernel)) ** 2)
+      return jnp.sum(jnp.tanh(convolve(x, kernel, stride)) ** 2)
 
     def slope(f):  # of f along the probe, a scalar again
       return lambda *at: sum(map(jnp.vdot, jax.grad(f, argnums=(0, 1))(*at), probe))
@@ -38,7 +39,7 @@ def test_values_and_gradients_of_three_orders_are_those_of_xla(sides, batch):
     functions = [value, slope(value), slope(slope(value))]
     return [jax.jit(jax.value_and_grad(f, argnums=(0, 1)))(x, kernel) for f in functions]
 
-  close(convolve(x, kernel), xla(x, kernel))
+  close(convolve(x, kernel, stride), xla(x, kernel, stride))
   close(orders(convolve), orders(xla))
 
 
