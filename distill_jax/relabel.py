@@ -14,9 +14,8 @@ import hashlib
 import json
 import pathlib
 import sys
-from collections.abc import Callable
+from typing import Any
 
-import jax
 from ml_collections import ConfigDict
 
 from distill_jax import method as method_lib
@@ -26,8 +25,9 @@ from distill_jax.distilled import artifact
 from distill_jax.models import pretrained
 
 
-def teacher(folder: str) -> tuple[Callable[[jax.Array], jax.Array], int, str]:
-  """Images to logits, the number of classes, and a digest of the weights, from a model folder.
+def teacher(folder: str) -> tuple[soft_labels.Apply, Any, int, str]:
+  """(params, images) to logits, params, the number of classes, and a digest of the weights, from a
+  model folder.
 
   Raises:
     ConfigError: no model, or one that is no classifier of images.
@@ -39,7 +39,7 @@ def teacher(folder: str) -> tuple[Callable[[jax.Array], jax.Array], int, str]:
   model, params = method_lib.load("models", given["name"]), pretrained.load(folder)
   arch = ConfigDict(model.default_config().to_dict() | given)  # a folder has no dtype
   digest = hashlib.sha256((found / "model.safetensors").read_bytes()).hexdigest()
-  return lambda x: model.apply(arch, params, x)[0], arch.num_classes, digest
+  return lambda params, x: model.apply(arch, params, x)[0], params, arch.num_classes, digest
 
 
 def main(argv: list[str]) -> int:
@@ -62,7 +62,7 @@ def main(argv: list[str]) -> int:
     if not 0 <= args.process < args.processes:
       raise ConfigError(f"--process {args.process} is not one of --processes {args.processes}.")
     images = artifact.load(args.set).images
-    look, classes, digest = teacher(args.teacher)
+    apply, params, classes, digest = teacher(args.teacher)
     views_of = dict(least=args.least, flip=args.flip, mix=args.mix, seed=args.seed)
     fields = soft_labels.describe(
       images,
@@ -77,7 +77,8 @@ def main(argv: list[str]) -> int:
       args.out,
       fields,
       images,
-      look,
+      apply,
+      params,
       batch_size=args.batch,
       process=args.process,
       processes=args.processes,

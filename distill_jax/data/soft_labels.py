@@ -21,8 +21,8 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh, NamedSharding
 
 from distill_jax import cache
 from distill_jax.config import ConfigError
@@ -31,6 +31,7 @@ from distill_jax.losses.log_probs import log_softmax
 
 FORMAT = "distill_jax soft labels 1"
 K, BITS = 32, 8
+Apply = Callable[[Any, jax.Array], jax.Array]
 
 
 def describe(
@@ -84,24 +85,47 @@ def key(fields: dict[str, Any]) -> jax.Array:
   return jax.random.key(fields["seed"])
 
 
+def labeller(fields: dict[str, Any], apply: Apply, mesh: Mesh) -> Callable:
+  """A compiled function (params, x, other, epoch, ids) -> log-probabilities and classes [B, k] of
+  the views, the likeliest first; x and other as in `views.pairs`. The batch lies over the devices,
+  the parameters on each; it must divide by their number.
+
+  Args:
+    fields: of `describe`.
+    apply: (params, images [B, H, W, C]) to logits [B, classes]; must treat each image alone.
+    mesh: of the devices of one process, with one axis "batch".
+  """
+  form, images = layout(fields), fields["shape"][0]
+  split, whole = (NamedSharding(mesh, jax.P(*axes)) for axes in (["batch"], []))
+
+  def look(params, x, other, epoch, ids):
+    seen = views.pairs(x, other, key(fields), epoch, ids, images=images, **view_options(fields))
+    return jax.lax.top_k(log_softmax(apply(params, seen)), form.k)
+
+  return jax.jit(look, in_shardings=(whole, split, split, whole, split), out_shardings=split)
+
+
 def write(
   folder: pathlib.Path,
   fields: dict[str, Any],
   images: np.ndarray,
-  teacher: Callable[[jax.Array], jax.Array],
+  apply: Apply,
+  params: Any,
   *,
   batch_size: int = 100,
   process: int = 0,
   processes: int = 1,
 ) -> None:
-  """Writes the epochs that are missing; of several processes each takes every n-th.
+  """Writes the epochs that are missing; of several processes each takes every n-th, and labels on
+  all of its devices. The set stays on the host, but for the batch.
 
   Args:
     folder: of the labels.
     fields: of `describe`.
     images: the set that `fields` describes.
-    teacher: images [B, H, W, C] to logits [B, classes]; must treat each image alone.
-    batch_size: no part of the result, but for the rounding of the teacher's sums.
+    apply, params: the teacher, as in `labeller`.
+    batch_size: no part of the result, but for the rounding of the teacher's sums; raised to a
+      multiple of the devices.
     process, processes: this writer and how many there are.
 
   Raises:
@@ -113,22 +137,20 @@ def write(
   else:
     with cache.published(folder / "manifest.json") as temporary:
       temporary.write_text(json.dumps(fields, indent=2) + "\n")
-  whole, form = jnp.asarray(images), layout(fields)
-
-  @jax.jit
-  def look(whole, epoch, ids):
-    seen = views.batch(whole, key(fields), epoch, ids, **view_options(fields))
-    return jax.lax.top_k(log_softmax(teacher(seen)), form.k)
+  mesh, n = Mesh(np.array(jax.local_devices()), "batch"), len(images)
+  look, params = labeller(fields, apply, mesh), jax.device_put(params, NamedSharding(mesh, jax.P()))
+  batch_size += -batch_size % jax.local_device_count()
+  partners = jax.jit(lambda epoch: views.partners(key(fields), epoch, n))
 
   for epoch in range(process, fields["epochs"], processes):
     file = _file(folder, epoch)
     if file.exists():
       continue
-    parts = []
-    for begin in range(0, len(images), batch_size):
-      ids = np.minimum(np.arange(begin, begin + batch_size), len(images) - 1)
-      found = jax.device_get(look(whole, epoch, ids))
-      parts.append([x[: len(images) - begin] for x in found])
+    other, parts = np.asarray(partners(epoch)), []
+    for begin in range(0, n, batch_size):
+      ids = np.minimum(np.arange(begin, begin + batch_size), n - 1)
+      found = jax.device_get(look(params, images[ids], images[other[ids]], epoch, ids))
+      parts.append([x[: n - begin] for x in found])
     values, classes = (np.concatenate(x) for x in zip(*parts, strict=True))
     write_epoch(folder, fields, epoch, classes, values)
 

@@ -116,26 +116,44 @@ def mixed(image: jax.Array, partner: jax.Array, view: View, *, mix: str) -> jax.
   return jnp.where((inside[0][:, None] & inside[1])[..., None], partner, image)
 
 
+def partners(key: jax.Array, epoch: jax.Array | int, images: int) -> jax.Array:
+  """int32 [images]: whom each is mixed with in an epoch."""
+  address = lambda i: view(key, epoch, i, (1, 1), images=images).partner  # noqa: E731
+  return jax.vmap(address)(jnp.arange(images))
+
+
+def pairs(
+  x: jax.Array,
+  other: jax.Array,
+  key: jax.Array,
+  epoch: jax.Array | int,
+  ids: jax.Array,
+  *,
+  images: int,
+  mix: str = "cutmix",
+  **options,
+) -> jax.Array:
+  """Views [B, H, W, C] of images x [B, H, W, C] in an epoch, each with its own partner.
+
+  Args:
+    x, other: images ids int [B] of the set, and their partners.
+    key, epoch, images, mix, options: as in `view`.
+  """
+
+  def one(x, other, i):
+    address = lambda i: view(key, epoch, i, x.shape[:2], images=images, mix=mix, **options)  # noqa: E731
+    own = address(i)
+    seen = single(x, own)
+    if mix == "none":
+      return seen
+    return mixed(seen, single(other, address(own.partner)), own, mix=mix)
+
+  return jax.vmap(one)(x, other, ids)
+
+
 def batch(
   images: jax.Array, key: jax.Array, epoch: jax.Array | int, ids: jax.Array, **options
 ) -> jax.Array:
-  """Views [B, H, W, C] of the images [N, H, W, C] with numbers ids int [B] in an epoch.
-
-  Args:
-    images: the whole set, for the partners.
-    key, epoch, options: as in `view`.
-  """
-  mix = options.get("mix", "cutmix")
-
-  def address(i):
-    return view(key, epoch, i, images.shape[1:3], images=len(images), **options)
-
-  def one(i):
-    own = address(i)
-    seen = single(images[i], own)
-    if mix == "none":
-      return seen
-    partner = single(images[own.partner], address(own.partner))
-    return mixed(seen, partner, own, mix=mix)
-
-  return jax.vmap(one)(ids)
+  """`pairs` out of the whole set [N, H, W, C]."""
+  other = images[partners(key, epoch, len(images))[ids]]
+  return pairs(images[ids], other, key, epoch, ids, images=len(images), **options)

@@ -66,14 +66,15 @@ def get_table(arg=None):
   if arg.ipc not in (0, *IPC):
     raise ConfigError(f"ipc={arg.ipc}: 1, 10 or 50, or 0 for all of them.")
   sizes = [n for n in IPC if arg.ipc in (0, n)]
+  every = (*(() if arg.smoke else PROTOCOL), *(CPU if arg.cpu else ()))
 
   def row(name, ipc):
     experiment, words, published, _ = METHODS[name]
     spec = ",".join(w for w in (f"data=fashion,ipc={ipc}", words, "smoke" * arg.smoke) if w)
-    narrow = (*CPU, *CPU_OF.get(name, ())) if arg.cpu else ()
+    narrow = CPU_OF.get(name, ()) if arg.cpu else ()
     paper = {ACCURACY: published[IPC.index(ipc)] / 100} if published else {}
     path = f"experiments/dataset/{experiment}.py:{spec}"
-    return Row(f"{name}, {ipc}", path, (*PROTOCOL, *narrow), paper=paper)
+    return Row(f"{name}, {ipc}", path, (*every, *narrow), paper=paper)
 
   def claim(name, ipc):
     _, _, published, source = METHODS[name]
@@ -90,7 +91,7 @@ def get_table(arg=None):
   whole = Row(
     "whole data",
     "experiments/dataset/whole.py:data=fashion" + ",smoke" * arg.smoke,
-    (*PROTOCOL, *CPU) if arg.cpu else PROTOCOL,
+    every,
     paper={ACCURACY: WHOLE[2] / 100},
     reference=True,
   )

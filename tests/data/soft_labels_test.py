@@ -15,8 +15,8 @@ IMAGES = np.asarray(jax.random.normal(jax.random.key(0), (N, SIDE, SIDE, 3)))
 WEIGHTS = jax.random.normal(jax.random.key(1), (SIDE * SIDE * 3, CLASSES)) / 8
 
 
-def teacher(x):
-  return x.reshape(len(x), -1) @ WEIGHTS
+def teacher(weights, x):
+  return x.reshape(len(x), -1) @ weights
 
 
 def fields(**options):
@@ -26,10 +26,17 @@ def fields(**options):
 @pytest.mark.parametrize("mix", views.MIXES)
 def test_labels_do_not_depend_on_batches_order_or_hosts(tmp_path, mix):
   given = fields(mix=mix, k=CLASSES, bits=16)
-  soft_labels.write(tmp_path / "one", given, IMAGES, teacher, batch_size=N)
+  soft_labels.write(tmp_path / "one", given, IMAGES, teacher, WEIGHTS, batch_size=N)
   for process in (2, 0, 1):  # hosts, in any order, with another batch
     soft_labels.write(
-      tmp_path / "three", given, IMAGES, teacher, batch_size=4, process=process, processes=3
+      tmp_path / "three",
+      given,
+      IMAGES,
+      teacher,
+      WEIGHTS,
+      batch_size=4,
+      process=process,
+      processes=3,
     )
   one, three = (soft_labels.reader(tmp_path / n, IMAGES) for n in ("one", "three"))
   ids = np.array([5, 12, 0, 5])
@@ -43,19 +50,19 @@ def test_labels_do_not_depend_on_batches_order_or_hosts(tmp_path, mix):
         jnp.asarray(IMAGES), jax.random.key(0), epoch, ids[row : row + 1], **options
       )
       index, log_p = one(epoch, ids)
-      exact = np.asarray(log_softmax(teacher(seen))[0])
+      exact = np.asarray(log_softmax(teacher(WEIGHTS, seen))[0])
       np.testing.assert_allclose(log_p[row], exact[index[row]], atol=1e-3)
   assert not np.array_equal(one(0, ids)[1], one(1, ids)[1])
   np.testing.assert_array_equal(one(0, ids)[1][0], one(0, ids)[1][3])
 
 
 def test_an_interrupted_writer_goes_on_and_ends_in_the_same_bytes(tmp_path):
-  soft_labels.write(tmp_path, fields(), IMAGES, teacher)
+  soft_labels.write(tmp_path, fields(), IMAGES, teacher, WEIGHTS)
   files = sorted(tmp_path.glob("*.arrayrecord"))
   before = [f.read_bytes() for f in files]
   files[1].unlink()
   time = files[0].stat().st_mtime_ns
-  soft_labels.write(tmp_path, fields(), IMAGES, teacher)
+  soft_labels.write(tmp_path, fields(), IMAGES, teacher, WEIGHTS)
   assert [f.read_bytes() for f in files] == before
   assert files[0].stat().st_mtime_ns == time
   assert {f.name for f in tmp_path.iterdir()} == {"manifest.json", *(f.name for f in files)}
@@ -111,11 +118,11 @@ def test_views_are_those_of_their_address_and_their_labels_are_refused_for_other
   np.testing.assert_allclose(kept, many.share, atol=1e-5)
   assert len(np.unique(many.partner)) == N
 
-  soft_labels.write(tmp_path, fields(), IMAGES, teacher)
+  soft_labels.write(tmp_path, fields(), IMAGES, teacher, WEIGHTS)
   with pytest.raises(ConfigError, match="digest is"):
     soft_labels.reader(tmp_path, IMAGES + 1)
   with pytest.raises(ConfigError, match=r"least is 0\.08, not 0\.5"):
-    soft_labels.write(tmp_path, fields(least=0.5), IMAGES, teacher)
+    soft_labels.write(tmp_path, fields(least=0.5), IMAGES, teacher, WEIGHTS)
   file = tmp_path / "00001.arrayrecord"
   file.write_bytes(file.read_bytes()[:-10])
   with pytest.raises(ConfigError, match="00001"):
