@@ -208,6 +208,14 @@ def reader(
   return labels
 
 
+def whole(folder: pathlib.Path, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+  """Of every epoch: classes int32 [epochs, N, k] and log-probabilities float32 [epochs, N, k]."""
+  read, ids = reader(folder, images), np.arange(len(images))
+  found = [read(epoch, ids) for epoch in range(read_manifest(folder)["epochs"])]
+  index, log_p = (np.stack(x) for x in zip(*found, strict=True))
+  return index, log_p
+
+
 def read_manifest(folder: pathlib.Path) -> dict[str, Any]:
   """What `describe` said when the folder was begun."""
   file = folder / "manifest.json"

@@ -16,10 +16,11 @@ import optax
 from ml_collections import ConfigDict
 
 from distill_jax import method as method_lib
-from distill_jax.data import siamese
+from distill_jax.data import siamese, soft_labels, views
+from distill_jax.losses.soft_labels import cross_entropy, expanded
 
 CHUNK = 500  # test images at a time
-LOSSES = ("hard", "logits", "regression")
+LOSSES = ("hard", "logits", "regression", "probabilities")
 
 
 def default_config() -> ConfigDict:
@@ -50,11 +51,12 @@ def train(
   protocol,
   given: ConfigDict,
   x: jax.Array,
-  labels: jax.Array,
+  labels: Any,
   key: jax.Array,
   *,
   kind: str = "hard",
   lr: jax.Array | float | None = None,
+  manifest: dict[str, Any] | None = None,
 ) -> Any:
   """Parameters of the network `given`, trained on a set from random weights.
 
@@ -64,9 +66,12 @@ def train(
     x: [N, H, W, C], preprocessed.
     labels: int [N]; or float [N, classes], see kind.
     key: of weights, order and augmentation.
-    kind: "hard" (cross-entropy), "logits" (cross-entropy against their softmax), or "regression"
-      (squares, halved and summed over classes).
+    kind: "hard" (cross-entropy), "logits" (cross-entropy against their softmax), "regression"
+      (squares, halved and summed over classes); "per_epoch", logits [epochs, N, classes]; or
+      "views", dict(index, log_p) of `soft_labels.whole`: the views that were labelled take the
+      place of protocol.augment. Epochs begin again after the last.
     lr: in place of protocol.lr.
+    manifest: of the views.
   """
   model = method_lib.load("models", given.name)
   of_weights, of_order, of_images = jax.random.split(key, 3)
@@ -76,13 +81,26 @@ def train(
   lr = jnp.asarray(protocol.lr if lr is None else lr, jnp.float32)
   velocity = jax.tree.map(jnp.zeros_like, params)
   has_statistics = hasattr(model, "train_apply")
+  loss_kind = dict(per_epoch="logits", views="probabilities").get(kind, kind)
+
+  def met(rows, epoch, t):
+    """Images of an update, and their labels."""
+    if kind == "views":
+      assert manifest is not None
+      e = epoch % len(labels["index"])
+      options = soft_labels.view_options(manifest)
+      seen = views.batch(x, soft_labels.key(manifest), e, rows, **options)
+      index, p = labels["index"][e, rows], jnp.exp(labels["log_p"][e, rows])
+      return seen, expanded(index, p, num_classes=manifest["classes"])
+    seen = siamese.each(jax.random.fold_in(of_images, t), x[rows], protocol.augment)
+    return seen, (labels[epoch % len(labels)] if kind == "per_epoch" else labels)[rows]
 
   def loss(params, x, labels):
     if has_statistics:
       logits, _, seen = model.train_apply(given, params, x)
     else:
       (logits, _), seen = model.apply(given, params, x), params
-    return jnp.mean(loss_of(kind, logits, labels)), seen
+    return jnp.mean(loss_of(loss_kind, logits, labels)), seen
 
   def moved(params, seen, velocity, rate):
     params = jax.tree.map(lambda w, v: w - rate * v, params, velocity)
@@ -100,10 +118,7 @@ def train(
         lambda: order,
       )
     rows = jax.lax.dynamic_slice(order, (batch * size,), (size,))
-    images = x[rows] if batches > 1 else x
-    images = siamese.each(jax.random.fold_in(of_images, t), images, protocol.augment)
-    targets = labels[rows] if batches > 1 else labels
-    gradient, seen = jax.grad(loss, has_aux=True)(params, images, targets)
+    gradient, seen = jax.grad(loss, has_aux=True)(params, *met(rows, epoch, t))
     rate = jnp.where(t < total // 2 + 1, lr, lr / 10)
     decayed = jax.tree.map(lambda g, w: g + protocol.weight_decay * w, gradient, params)
     velocity = jax.tree.map(lambda v, g: protocol.momentum * v + g, velocity, decayed)
@@ -122,6 +137,8 @@ def loss_of(kind: str, logits: jax.Array, labels: jax.Array) -> jax.Array:
       return optax.softmax_cross_entropy(logits, jax.nn.softmax(labels))
     case "regression":
       return jnp.sum(jnp.square(logits - labels), axis=-1) / 2
+    case "probabilities":
+      return cross_entropy(logits, labels)
     case other:
       raise ValueError(f"labels of kind {other!r}: {', '.join(LOSSES)}")
 

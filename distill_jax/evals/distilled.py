@@ -10,6 +10,7 @@ The set's first moving average is judged, where it has one.
 """
 
 import functools
+import pathlib
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +18,7 @@ import numpy as np
 
 from distill_jax import method as method_lib
 from distill_jax.config import ConfigError
+from distill_jax.data import soft_labels
 from distill_jax.distilled import protocol as protocol_lib
 from distill_jax.distilled import synthetic
 
@@ -34,11 +36,15 @@ def make(config):
   networks = {"": config.models.student}
   networks.update({f"_{name}": given for name, given in config.others.items()})
 
+  folder = config.method.get("views", "")
+  manifest = soft_labels.read_manifest(pathlib.Path(folder)) if folder else None
+
   @functools.partial(jax.jit, static_argnums=0)
   def judged(name, student, real, key):
     x, labels, kind, lr = as_trained(config, student, real)
     given = networks[name]
-    params = protocol_lib.train(config.protocol, given, x, labels, key, kind=kind, lr=lr)
+    how = dict(kind=kind, lr=lr, manifest=manifest)
+    params = protocol_lib.train(config.protocol, given, x, labels, key, **how)
     return {split: protocol_lib.accuracy(given, params, *of) for split, of in splits.items()}
 
   def evaluate(state, frozen):
@@ -72,6 +78,8 @@ def as_trained(config, student, real=None):
   kind = "hard"
   if protocol.labels != "hard" and "labels" in student:
     labels, kind = student["labels"], config.label_kind
+    if "views" in student:
+      labels, kind = student["views"], "views"
   if config.parts > 1:
     images = synthetic.parted(images, config.parts)
     labels = jnp.repeat(labels, config.parts**2, axis=0)

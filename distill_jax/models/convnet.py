@@ -13,6 +13,7 @@ architecture is that of Gidaris and Komodakis, Dynamic Few-Shot Visual Learning 
 """
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -80,7 +81,9 @@ def apply(config, params: Params, x: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 def layers(config, params: Params, x: jax.Array) -> list[jax.Array]:
   """The features of every block after its pooling, [B, H / 2^k, W / 2^k, width] of the k-th."""
-  norms = dict(instance=_normalize_image, group=functools.partial(normalize, groups=4))
+  norms: dict[str, Callable] = dict(
+    instance=_normalize_image, group=functools.partial(normalize, groups=4)
+  )
   outputs = []
   for block in params["blocks"]:
     x = convolve(x, block["conv"]["kernel"]) + block["conv"]["bias"]

@@ -6,6 +6,7 @@ import numpy as np
 import optax
 import pytest
 
+from distill_jax.data import soft_labels, views
 from distill_jax.distilled import protocol as protocol_lib
 from distill_jax.models import perceptron, resnet
 
@@ -38,15 +39,63 @@ def by_hand(given, model, label_loss, updates):
   return params
 
 
-@pytest.mark.parametrize("kind", protocol_lib.LOSSES)
-def test_updates_are_those_of_optax(kind):
+def small_perceptron():
   given = perceptron.default_config()
   given.num_classes = 3
+  return given
+
+
+@pytest.mark.parametrize("kind", ("hard", "logits", "regression"))
+def test_updates_are_those_of_optax(kind):
+  given = small_perceptron()
   soft = jax.random.normal(jax.random.key(2), (6, 3))
   labels = LABEL if kind == "hard" else soft
   want = by_hand(given, perceptron, lambda z: protocol_lib.loss_of(kind, z, labels), 4)
   got = protocol_lib.train(protocol(), given, X, labels, jax.random.key(1), kind=kind)
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), got, want)
+
+
+def test_labels_of_each_epoch_begin_again():
+  given, key = small_perceptron(), jax.random.key(1)
+  soft = jax.random.normal(jax.random.key(2), (2, 6, 3))
+  of = lambda labels, epochs: protocol_lib.train(  # noqa: E731
+    protocol(epochs=epochs), given, X, labels, key, kind="per_epoch"
+  )
+  want, got = of(jnp.tile(soft, (2, 1, 1)), 4), of(soft, 4)
+  jax.tree.map(np.testing.assert_array_equal, want, got)
+  one = of(soft, 1)
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5),
+    one,
+    protocol_lib.train(protocol(epochs=1), given, X, soft[0], key, kind="logits"),
+  )
+
+
+@pytest.mark.parametrize("mix", views.MIXES)
+def test_networks_meet_the_views_that_were_labelled_under_their_labels(mix, tmp_path):
+  """All classes are kept in 16 bits, so labels are the teacher's to rounding: a network that begins
+  as the teacher has no gradient but weight decay's."""
+  given, key = small_perceptron(), jax.random.key(1)
+  images = np.asarray(X)
+  teacher = perceptron.init(given, X.shape[1:], jax.random.split(key, 3)[0])
+  apply = lambda params, x: perceptron.apply(given, params, x)[0]  # noqa: E731
+  fields = soft_labels.describe(images, classes=3, epochs=2, bits=16, mix=mix, seed=5)
+  soft_labels.write(tmp_path, fields, images, apply, teacher)
+  index, log_p = soft_labels.whole(tmp_path, images)
+  assert index.shape == (2, 6, 3)
+
+  def trained(index, log_p, **protocol_given):
+    labels = dict(index=jnp.asarray(index), log_p=jnp.asarray(log_p))
+    how = dict(kind="views", manifest=fields)
+    made = protocol(weight_decay=0.0, epochs=5, **protocol_given)
+    return protocol_lib.train(made, given, X, labels, key, **how)
+
+  for batch_size in (6, 2):
+    same = trained(index, log_p, batch_size=batch_size)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4), same, teacher)
+  other = trained(index[::-1], log_p[::-1])  # the labels of the other epoch
+  far = jax.tree.map(lambda a, b: float(jnp.abs(a - b).max()), other, teacher)
+  assert max(jax.tree.leaves(far)) > 3e-3
 
 
 def test_running_statistics_follow_the_images_and_are_no_weights():
