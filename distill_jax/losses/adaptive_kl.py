@@ -48,12 +48,39 @@ def adaptive_kl_weights(
     [...] and [...], without gradient; their sum is 1, or both are 0 where p = q.
   """
   log_q, log_p, _ = pair(jax.lax.stop_gradient(student_logits), teacher_logits)
-  order = jnp.argsort(-log_p, axis=-1)
-  p, q = (jnp.take_along_axis(jnp.exp(x), order, axis=-1) for x in (log_p, log_q))
-  mass = jnp.cumsum(p, axis=-1)
-  inner, outer = mass - p < head_mass, mass <= head_mass  # with and without the boundary
-  head = inner if boundary_in_head else outer.at[..., 0].set(True)
+  p, q = jnp.exp(log_p), jnp.exp(log_q)
   gap = jnp.abs(p - q)
   total = jnp.sum(gap, axis=-1)
-  share = jnp.sum(jnp.where(head, gap, 0.0), axis=-1) / jnp.where(total > 0, total, 1.0)
+  inside = jnp.sum(jnp.where(head(p, head_mass, boundary_in_head), gap, 0.0), axis=-1)
+  share = inside / jnp.where(total > 0, total, 1.0)
   return share, jnp.where(total > 0, 1 - share, 0.0)
+
+
+def head(p: jax.Array, mass: float, boundary: bool) -> jax.Array:
+  """bool [..., V]: the likeliest ids that together hold `mass`; of equals the first.
+
+  The smallest probability among them is found bit by bit, in 31 sums over the vocabulary (63 of
+  float64), where a sort takes several times as long.
+
+  Args:
+    p: [..., V], float32 or float64.
+    mass: as `head_mass` in `adaptive_kl`.
+    boundary: whether the id that brings them to it is in. The likeliest always is.
+  """
+  integer = jnp.int64 if p.dtype == jnp.float64 else jnp.int32
+  order = jax.lax.bitcast_convert_type(p, integer)  # of floats above 0 also their order
+  top = 8 * p.dtype.itemsize - 2
+
+  def settle(i, least):
+    higher = least | (jnp.ones((), integer) << (top - i).astype(integer))
+    held = jnp.sum(jnp.where(order >= higher, p, 0), axis=-1, keepdims=True)
+    return jnp.where(held >= mass, higher, least)
+
+  least = jax.lax.fori_loop(0, top + 1, settle, jnp.zeros_like(order[..., :1]))
+  larger, equal = order > least, order == least
+  size = jax.lax.bitcast_convert_type(least, p.dtype)
+  more = jnp.sum(jnp.where(larger, p, 0), axis=-1, keepdims=True)
+  before = more + size * (jnp.cumsum(equal, axis=-1) - 1)
+  fits = before < mass if boundary else before + size <= mass
+  first = jnp.arange(p.shape[-1]) == jnp.argmax(p, axis=-1, keepdims=True)
+  return larger | (equal & fits) | first

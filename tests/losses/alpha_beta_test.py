@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from distill_jax.losses import divergences as d
-from distill_jax.losses.adaptive_kl import adaptive_kl, adaptive_kl_weights
+from distill_jax.losses.adaptive_kl import adaptive_kl, adaptive_kl_weights, head
 from distill_jax.losses.alpha_beta import alpha_beta, clipped_alpha
 
 
@@ -67,3 +67,18 @@ def test_adaptive_kl_is_forward_in_the_head_and_reverse_in_the_tail():
   boundary = adaptive_kl_weights(head_only, t, head_mass=0.8, boundary_in_head=False)
   np.testing.assert_allclose(boundary, (0.5, 0.5), atol=1e-6)
   assert adaptive_kl(t, t) == 0
+
+
+@pytest.mark.parametrize("mass", [0.05, 0.5, 0.9])
+@pytest.mark.parametrize("boundary", [True, False])
+def test_the_head_is_that_of_sorted_probabilities_of_equals_the_first(mass, boundary):
+  logits = jnp.round(3 * jax.random.normal(jax.random.key(0), (40, 60)))  # many equals
+  p = jax.nn.softmax(logits.at[:, -5:].set(-jnp.inf))
+  order = jnp.argsort(-p, axis=-1)
+  ranked = np.asarray(jnp.take_along_axis(p, order, axis=-1), np.float64)
+  held = ranked.cumsum(axis=-1)
+  want = held - ranked < mass if boundary else held <= mass
+  want[:, 0] = True
+  got = np.asarray(jnp.take_along_axis(head(p, mass, boundary), order, axis=-1))
+  np.testing.assert_array_equal(got, want)
+  assert want.any(axis=-1).all() and not want.all()
