@@ -47,7 +47,7 @@ def inverse_hessian_product(
 
   def step(carry, count):
     v, first, second = carry
-    product = jax.grad(lambda at: inner_product(jax.grad(inner)(at), v))(theta)
+    product = jax.jvp(jax.grad(inner), (theta,), (v,))[1]
     residual = inner_product(v, product) - 2 * inner_product(v, gradient)
     descent = jax.tree.map(jnp.subtract, product, gradient)
     first = jax.tree.map(lambda m, g: 0.9 * m + 0.1 * g, first, descent)

@@ -4,8 +4,7 @@ and 2 x 2 average pooling, then a linear head.
 ConvNet-3 is depth 3, width 128, norm "instance": 320,010 parameters for CIFAR-10. Weights are drawn
 as PyTorch draws them, uniform in +- 1 / sqrt(fan-in), since methods that average over random
 networks average over that. The authors' code pads grey images to 32 x 32 in the first convolution;
-here an odd row or column is dropped by the pooling, and images keep their size. Gradients of any
-order, but no `jax.jvp`: see models/convolution.py.
+here an odd row or column is dropped by the pooling, and images keep their size.
 
 Zhao, Mopuri, Bilen, Dataset Condensation with Gradient Matching (arXiv:2006.05929), section 4; the
 architecture is that of Gidaris and Komodakis, Dynamic Few-Shot Visual Learning without Forgetting

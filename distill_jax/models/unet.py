@@ -13,7 +13,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from distill_jax.models import embedding
+from distill_jax.models import convolution, embedding
 from distill_jax.models.mlp import affine, dense
 
 Params = dict[str, Any]
@@ -75,11 +75,7 @@ def apply(
 
 def convolve(params: Params, x: jax.Array) -> jax.Array:
   """A convolution of stride 1 that keeps the size: NHWC with HWIO kernels."""
-  dimensions = ("NHWC", "HWIO", "NHWC")
-  y = jax.lax.conv_general_dilated(
-    x, params["kernel"], (1, 1), "SAME", dimension_numbers=dimensions
-  )
-  return y + params["bias"]
+  return convolution.convolve(x, params["kernel"]) + params["bias"]
 
 
 def normalize(params: Params, x: jax.Array, groups: int = 8) -> jax.Array:

@@ -50,6 +50,45 @@ def test_a_kernel_gradient_is_a_sum_over_places():
   close(kernel_gradient(x, y, (3, 1)), np.array(want))
 
 
+@pytest.mark.parametrize("stride", [1, 2])
+def test_tangents_and_tangents_of_gradients(stride):
+  x, kernel = draw(0, 2, 6, 5, 2), draw(1, 3, 3, 2, 3) / 3
+  tangents = draw(2, *x.shape), draw(3, *kernel.shape)
+
+  def both(convolve):
+    f = lambda x, k: jnp.sum(jnp.tanh(convolve(x, k, stride)) ** 2)  # noqa: E731
+    slope = jax.grad(f, argnums=(0, 1))
+    tangent = lambda x, k: jax.jvp(f, (x, k), tangents)[1]  # noqa: E731
+    forward = jax.jvp(lambda x, k: convolve(x, k, stride), (x, kernel), tangents)
+    curvature = jax.jvp(slope, (x, kernel), tangents)[1]
+    return forward, curvature, jax.grad(tangent, argnums=(0, 1))(x, kernel)
+
+  close(both(convolve), both(xla))
+  _, curvature, reversed_ = both(convolve)
+  close(curvature, reversed_)
+
+
+@pytest.mark.parametrize("axes", [(0, None), (None, 0), (0, 0), (1, 4)])
+def test_gradients_of_a_vmap_and_vmaps_of_a_gradient(axes):
+  x, kernel = draw(0, 2, 6, 5, 2), draw(1, 3, 3, 2, 3)
+  x = x if axes[0] is None else jnp.stack([x, 2 * x, x - 1], axes[0])
+  kernel = kernel if axes[1] is None else jnp.stack([kernel, -kernel, kernel + 1], axes[1])
+
+  def both(convolve):
+    f = lambda x, k: jnp.sum(jnp.tanh(convolve(x, k) / 9) ** 2)  # noqa: E731
+    many = lambda x, k: jnp.sum(jax.vmap(f, axes)(x, k))  # noqa: E731
+    each = jax.vmap(jax.grad(f, argnums=(0, 1)), axes)(x, kernel)
+    return jax.jit(jax.grad(many, argnums=(0, 1)))(x, kernel), each
+
+  close(both(convolve), both(xla))
+
+
+def test_bfloat16_stays():
+  x, kernel = draw(0, 2, 4, 4, 2).astype(jnp.bfloat16), draw(1, 3, 3, 2, 3).astype(jnp.bfloat16)
+  out, pull = jax.vjp(convolve, x, kernel)
+  assert out.dtype == jnp.bfloat16 and {g.dtype for g in pull(out)} == {jnp.dtype(jnp.bfloat16)}
+
+
 def test_many_kernels_at_once():
   x, kernels = draw(0, 3, 4, 4, 2), draw(1, 5, 3, 3, 2, 2)
   slope = jax.grad(lambda k: jnp.sum(convolve(x, k) ** 2))

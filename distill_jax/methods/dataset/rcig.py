@@ -131,9 +131,8 @@ def linearized(given, params, theta, x):
   model = method_lib.load("models", given.name)
   kernel = jnp.zeros_like(params["head"]["kernel"])
   direction = dict(theta, head=dict(theta["head"], kernel=kernel))
-  outputs, pull, features = jax.vjp(lambda p: model.apply(given, p, x), params, has_aux=True)
-  # the tangent as a gradient of the gradient: the ConvNet has no forward mode
-  change = jax.vjp(lambda c: pull(c)[0], jnp.zeros_like(outputs))[1](direction)[0]
+  both = lambda params: model.apply(given, params, x)  # noqa: E731
+  (_, features), (change, _) = jax.jvp(both, (params,), (direction,))
   return features, change
 
 
