@@ -24,7 +24,7 @@ EXPERIMENTS = sorted(
 QUICK = dict(
   llm=("sft", "kd", "gkd", "cached_kd", "llama3_8b_to_1b"),
   diffusion=("denoising", "sid", "meanflow", "sds"),
-  dataset=("dm", "kip", "selection"),
+  dataset=("dm", "kip", "selection", "judge"),
 )
 
 

@@ -19,9 +19,9 @@ METHODS = sorted(
   for p in (ROOT / "distill_jax/methods").rglob("*.py")
   if p.name != "__init__.py"
 )
-CHOSEN = ("dataset.selection", "dataset.whole", "dataset.pruning")  # nothing is learned
+CHOSEN = ("dataset.selection", "dataset.whole", "dataset.pruning", "dataset.judge")  # nothing is learned
 # eight simulated devices share two cores: of dataset distillation the small ones are quick
-QUICK = ("dm", "kip", "frepo", "selection", "whole")
+QUICK = ("dm", "kip", "frepo", "selection", "whole", "judge")
 SLOW = [m for m in METHODS if m.startswith("dataset.") and m.removeprefix("dataset.") not in QUICK]
 LEARNING = ("steps=30", "optim.lr=0.01", "optim.schedule=constant")
 
