@@ -27,12 +27,6 @@ def drawing(
   return draw
 
 
-def adam(rate: float) -> optax.GradientTransformation:
-  """Adam with an epsilon of 1e-6: a convolution's bias before an instance norm has rounding errors
-  for a gradient, which 1e-8 would make steps as large as any."""
-  return optax.adam(rate, eps=1e-6)
-
-
 def start(draw: Callable[[jax.Array], Tree], key: jax.Array, size: int) -> Tree:
   """A pool of `size` networks of age 0."""
   return jax.vmap(draw)(jax.random.split(key, size))

@@ -85,7 +85,9 @@ def layers(config, params: Params, x: jax.Array) -> list[jax.Array]:
   )
   outputs = []
   for block in params["blocks"]:
-    x = convolve(x, block["conv"]["kernel"]) + block["conv"]["bias"]
+    x = convolve(x, block["conv"]["kernel"])
+    if config.norm != "instance":  # it takes a bias away, all but errors of rounding
+      x = x + block["conv"]["bias"]
     x = norms[config.norm](block["norm"], x) if "norm" in block else x
     x = _pool(jax.nn.relu(x))
     outputs.append(x)

@@ -19,7 +19,8 @@ METHODS = sorted(
   for p in (ROOT / "distill_jax/methods").rglob("*.py")
   if p.name != "__init__.py"
 )
-CHOSEN = ("dataset.selection", "dataset.whole", "dataset.pruning", "dataset.judge")  # nothing is learned
+# nothing is learned
+CHOSEN = ("dataset.selection", "dataset.whole", "dataset.pruning", "dataset.judge")
 # eight simulated devices share two cores: of dataset distillation the small ones are quick
 QUICK = ("dm", "kip", "frepo", "selection", "whole", "judge")
 SLOW = [m for m in METHODS if m.startswith("dataset.") and m.removeprefix("dataset.") not in QUICK]

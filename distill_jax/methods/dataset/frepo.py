@@ -16,6 +16,7 @@ Paper: Zhou, Nezhadarya, Ba, Dataset Distillation using Neural Feature Regressio
 
 import jax
 import jax.numpy as jnp
+import optax
 
 from distill_jax import method as method_lib
 from distill_jax import optim
@@ -30,7 +31,7 @@ def make(config) -> Method:
   given, shape, wanted = config.models.student, tuple(config.data.shape), config.method
   classes = given.num_classes
   model = method_lib.load("models", given.name)
-  tx, adam = optim.make(config.optim, config.steps), pool_lib.adam(wanted.network_lr)
+  tx, adam = optim.make(config.optim, config.steps), optax.adam(wanted.network_lr)
   draw = pool_lib.drawing(lambda key: model.init(given, shape, key), adam)
 
   def init(key, pretrained):

@@ -39,7 +39,7 @@ def make(config) -> Method:
   given, shape, wanted = config.models.student, tuple(config.data.shape), config.method
   classes = given.num_classes
   model = method_lib.load("models", given.name)
-  adam = pool_lib.adam(wanted.network_lr)
+  adam = optax.adam(wanted.network_lr)
   warmer = optax.masked(
     optax.scale(wanted.temperature_rate), dict(images=False, labels=False, log_temperature=True)
   )
