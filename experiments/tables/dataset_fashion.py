@@ -10,7 +10,7 @@ or `ipc=50` is a third of the table.
 
 Run:   python -m distill_jax.tables experiments/tables/dataset_fashion.py[:cpu]
   --workdir runs/dataset_fashion
-Takes: docs/datasets.md.
+Takes: `:cpu` 102 minutes of two cores that other work shared; the figures are in docs/datasets.md.
 """
 
 from distill_jax.config import ConfigError, parse_arg
