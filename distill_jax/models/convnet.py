@@ -95,8 +95,8 @@ def layers(config, params: Params, x: jax.Array) -> list[jax.Array]:
 
 
 def _normalize_image(params, x):
-  """`normalize` with a group for each channel, at less than half its cost in gradients of gradients
-  on a CPU."""
+  """`normalize` with a group for each channel, written for the CPU backend: it adds up over axes as
+  they lie."""
   centred = x - jnp.mean(x, axis=(1, 2), keepdims=True)
   variance = jnp.mean(centred**2, axis=(1, 2), keepdims=True)
   return centred * (jax.lax.rsqrt(variance + 1e-5) * params["scale"]) + params["bias"]

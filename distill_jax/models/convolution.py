@@ -10,7 +10,7 @@ needed. `convolve` and `kernel_gradient` are bilinear, and each is the other's d
 
 All of them are plain convolutions, [B, H, W, I] with [h, w, I, O]: XLA moves other axes into that
 order on a CPU outside of loops and branches only, and in them falls back to a slow one
-(benchmarks/dataset_step.py and benchmarks/diffusion_step.py see it).
+(benchmarks/dataset_step.py sees it).
 
 Both are primitives, since neither a rule for reverse mode alone nor one for forward mode can say
 which program the transpose of a tangent is.

@@ -1,5 +1,4 @@
-"""Optdigits at one image per class: every method of dataset distillation and every selection, each
-in about a minute or less.
+"""Optdigits at one image per class: every method of dataset distillation and every selection.
 
 1,438 training images of 8 x 8 pixels, 359 test images; the experiments' defaults, ConvNet-2 of
 width 32, one protocol (300 updates with siamese augmentation but flips, 3 networks, the last step
@@ -8,7 +7,8 @@ they cost, not which is best.
 
 Run:   python -m distill_jax.tables experiments/tables/dataset_digits.py --workdir
   runs/dataset_digits
-Takes: docs/datasets.md.
+Takes: untried as a whole; tests/methods/dataset/digits_test.py (slow) asks each row for less than a
+  minute.
 """
 
 from distill_jax.config import parse_arg
