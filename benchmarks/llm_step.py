@@ -88,7 +88,9 @@ class Ours:
     begin = time.perf_counter()
     self.step = program.step.lower(*program.abstract).compile()
     self.compile_seconds = time.perf_counter() - begin
+    train.give_back()
     self.state, self.frozen = program.init(program.keys[0], program.pretrained)
+    train.give_back()
     self.key = program.keys[1]
 
   def run(self, first: int, count: int) -> list[float]:

@@ -37,7 +37,7 @@ def make(config):
   networks.update({f"_{name}": given for name, given in config.others.items()})
 
   folder = config.method.get("views", "")
-  manifest = soft_labels.read_manifest(pathlib.Path(folder)) if folder else None
+  manifest = soft_labels.read_manifest(pathlib.Path(folder).expanduser()) if folder else None
 
   @functools.partial(jax.jit, static_argnums=0)
   def judged(name, student, real, key):

@@ -33,8 +33,8 @@ def pair(
   temperature: float | jax.Array = 1.0,
   where: jax.Array | None = None,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-  """Log-probabilities of student and teacher at positions that count, zeros (both uniform,
-  unnormalised) at others.
+  """Log-probabilities of student and teacher at positions that count, uniform ones at
+  others.
 
   A position counts if `where` says so and if both rows hold a finite logit. No gradient flows into
   the teacher.
@@ -57,16 +57,21 @@ def pair(
     )
   dtype = jnp.promote_types(jnp.result_type(student_logits, teacher_logits), jnp.float32)
   teacher_logits = jax.lax.stop_gradient(teacher_logits)
-  counts = (jnp.max(student_logits, axis=-1) > -jnp.inf) & (
-    jnp.max(teacher_logits, axis=-1) > -jnp.inf
-  )
-  if where is not None:
-    counts = counts & where.astype(bool)
-  log_q, log_p = (
-    log_softmax(jnp.where(counts[..., None], x.astype(dtype), 0.0), temperature=temperature)
+  tops = [
+    jnp.max(jax.lax.stop_gradient(x), axis=-1, keepdims=True)
     for x in (student_logits, teacher_logits)
-  )
-  return log_q, log_p, counts
+  ]
+  counts = (tops[0] > -jnp.inf) & (tops[1] > -jnp.inf)
+  if where is not None:
+    counts = counts & where.astype(bool)[..., None]
+
+  def log_probs(logits, top):  # one pass for the maximum, one for the sum
+    shifted = (logits.astype(dtype) - top.astype(dtype)) / _last(temperature)
+    shifted = jnp.where(counts, shifted, 0.0)
+    return shifted - jnp.log(jnp.sum(jnp.exp(shifted), axis=-1, keepdims=True))
+
+  log_q, log_p = map(log_probs, (student_logits, teacher_logits), tops)
+  return log_q, log_p, counts[..., 0]
 
 
 def kl(log_a: jax.Array, log_b: jax.Array) -> jax.Array:

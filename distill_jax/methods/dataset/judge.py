@@ -47,7 +47,7 @@ def make(config) -> Method:
   if made.lr is not None:
     student["log_lr"] = np.log(np.float32(made.lr))
   if given.views:
-    labels = pathlib.Path(given.views)
+    labels = pathlib.Path(given.views).expanduser()
     soft_labels.check(soft_labels.read_manifest(labels), dict(classes=classes), labels)
     index, log_p = soft_labels.whole(labels, made.images)
     student["views"] = dict(index=index, log_p=log_p)
