@@ -208,8 +208,7 @@ class Signals:
 def give_back() -> None:
   """Memory that a compilation took goes back to the system, which glibc would keep: up to a third
   of a small run's peak."""
-  libc = ctypes.CDLL(None) if sys.platform == "linux" else None
-  if hasattr(libc, "malloc_trim"):
+  if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "malloc_trim"):
     libc.malloc_trim(0)
 
 

@@ -36,20 +36,19 @@ def make(config):
   networks = {"": config.models.student}
   networks.update({f"_{name}": given for name, given in config.others.items()})
 
-  folder = config.method.get("views", "")
-  manifest = soft_labels.read_manifest(pathlib.Path(folder).expanduser()) if folder else None
+  of_views = manifest(config)
 
   @functools.partial(jax.jit, static_argnums=0)
   def judged(name, student, real, key):
     x, labels, kind, lr = as_trained(config, student, real)
     given = networks[name]
-    how = dict(kind=kind, lr=lr, manifest=manifest)
+    how = dict(kind=kind, lr=lr, manifest=of_views)
     params = protocol_lib.train(config.protocol, given, x, labels, key, **how)
     return {split: protocol_lib.accuracy(given, params, *of) for split, of in splits.items()}
 
   def evaluate(state, frozen):
     results = {}
-    student = next(iter(state.get("ema", {}).values()), state["student"])
+    student = judged_student(state)
     keys = jax.random.split(jax.random.key(config.seed + 1), config.protocol.seeds)
     for name in networks:
       each = [judged(name, student, frozen.get("real"), key) for key in keys]
@@ -61,6 +60,17 @@ def make(config):
     return results
 
   return evaluate
+
+
+def judged_student(state):
+  """The set's first moving average, or the set."""
+  return next(iter(state.get("ema", {}).values()), state["student"])
+
+
+def manifest(config):
+  """Of the folder `method.views`; None without one."""
+  folder = config.method.get("views", "")
+  return soft_labels.read_manifest(pathlib.Path(folder).expanduser()) if folder else None
 
 
 def as_trained(config, student, real=None):

@@ -14,8 +14,9 @@ ALL = ("color", "crop", "cutout", "flip", "scale", "rotate")
 def base(arg=None, method=None, **defaults):
   """`data=digits`, the default: optdigits and a ConvNet-2 of width 32. `data=fashion`:
   Fashion-MNIST and ConvNet-3 of width 128, the published protocol. `ipc=N`: images per class.
-  `others`: other architectures are trained on the set too."""
-  config = common.base(arg, method, data="digits", ipc=1, others=False, **defaults)
+  `others`: other architectures are trained on the set too. `robust`: LRS and ARS, which need
+  networks trained on the whole set."""
+  config = common.base(arg, method, data="digits", ipc=1, others=False, robust=False, **defaults)
   config.unit = "updates"
   config.batch_size = 8  # of nothing: methods draw what they need (data/image_set.py)
   config.steps = 300
@@ -39,7 +40,7 @@ def base(arg=None, method=None, **defaults):
   config.data.validation = 0  # training images of each class that choose a checkpoint
   config.models = ConfigDict(dict(student=convnet.default_config()))
 
-  config.evals = ("distilled",)
+  config.evals = ("distilled", "robust_scores") if config.arg.robust else ("distilled",)
   config.eval_samples = 10_000  # test images, or all if there are fewer
   config.protocol = protocol.default_config()
   config.others = ConfigDict()  # name -> a further architecture that is trained on the set

@@ -29,7 +29,7 @@ def get_config(arg=None):
   if config.arg.labels not in ("fixed", "learned"):
     raise ConfigError(f"labels={config.arg.labels!r}: fixed or learned.")
   config.label_kind = "regression"
-  config.evals = ("distilled", "kernel")
+  config.evals = (*config.evals, "kernel")
   config.optim.name = "adam"
   config.optim.lr = 0.04
   config.optim.b1, config.optim.b2 = 0.9, 0.999

@@ -1,9 +1,13 @@
-"""LRS and ARS by hand."""
+"""LRS and ARS by hand, and the eval that measures what they are made of."""
 
 import math
 
+import jax
+import jax.numpy as jnp
 import pytest
 
+from distill_jax import config as config_lib
+from distill_jax.config import ConfigError
 from distill_jax.evals import robust_scores
 
 
@@ -39,3 +43,26 @@ def test_by_hand():
 def test_percentages_are_refused():
   with pytest.raises(ValueError, match="fractions from 0 to 1, got 84"):
     labels(84, 0.5, 0.5, 0.5)
+
+
+def test_the_eval_trains_on_what_the_scores_compare():
+  overrides = ["label_kind=logits", "protocol.epochs=20", "eval_samples=359"]
+  config = config_lib.load("experiments/dataset/dm.py:smoke,robust,others", overrides)
+  with config.unlocked():
+    config.models.student = config.others.perceptron
+  images = jax.random.normal(jax.random.key(0), (10, 8, 8, 1))
+  evaluate = robust_scores.make(config)
+  found = evaluate(dict(student=dict(images=images)), {})
+  assert found["accuracy_own"] == found["accuracy_hard"] != found["accuracy_plain"]
+  names = dict(real_hard="real", synthetic_hard="hard", synthetic_any="own", random_any="random")
+  want = labels(**{argument: found[f"accuracy_{name}"] for argument, name in names.items()})
+  assert found["lrs"] == pytest.approx(want) and 0 < found["ars"] < 1
+  soft = evaluate(dict(student=dict(images=images, labels=jnp.zeros((10, 10)))), {})
+  assert soft["accuracy_hard"] == found["accuracy_hard"] != soft["accuracy_own"]
+  assert soft["accuracy_real"] == found["accuracy_real"]
+
+
+def test_a_protocol_without_augmentation_is_refused():
+  config = config_lib.load("experiments/dataset/dm.py:smoke,robust", ["protocol.augment=()"])
+  with pytest.raises(ConfigError, match=r"protocol.augment is empty"):
+    robust_scores.make(config)
