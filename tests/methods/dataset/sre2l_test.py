@@ -89,12 +89,3 @@ def test_a_committee_weighs_by_scores_and_labels_with_all():
 def test_refusals(override, message):
   with pytest.raises(ValueError, match=message):
     sre2l.make(config(override))
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("variant", ["sre2l", "cda", "cv_dd"])
-def test_digits_beat_random_selection(variant, tmp_path):
-  """Which reaches 0.72 under these three networks."""
-  results = train.run(config_lib.load(f"experiments/dataset/sre2l.py:variant={variant}"), tmp_path)
-  accuracy = np.mean([v for name, v in results.items() if name.startswith("distilled/accuracy@")])
-  assert accuracy > 0.75
