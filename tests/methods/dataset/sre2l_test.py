@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from distill_jax import config as config_lib
-from distill_jax import train
 from distill_jax.data import image_set
 from distill_jax.distilled import squeeze
 from distill_jax.methods.dataset import sre2l
