@@ -2,6 +2,7 @@
 written.
 """
 
+import datetime
 import json
 import pathlib
 from collections.abc import Callable
@@ -10,6 +11,7 @@ from typing import Any
 from distill_jax.config import ConfigError
 
 FILES = ("tokenizer_config.json", "config.json", "generation_config.json")  # the last has its way
+TODAY = datetime.date(2024, 7, 26)  # what templates take for today: Llama 3's own default
 
 
 def settings(folder: pathlib.Path) -> tuple[dict[str, Any], str | None]:
@@ -41,11 +43,16 @@ def token_id(settings: dict[str, Any], key: str, find: Callable[[str], int | Non
 
 
 def render(path, template, names, messages, add_generation_prompt=False) -> str:
-  """Messages as the text that a model was tuned on; its template runs in a sandbox."""
+  """Messages as the text that a model was tuned on; its template runs in a sandbox.
+
+  Templates find what `transformers` gives them: break and continue, JSON without escapes,
+  raise_exception, strftime_now (of `TODAY`, so that data do not change over night), and marks of
+  what the model generates, which are left out.
+  """
   if not template:
     raise ConfigError(f"{path} comes with no chat template: the model was not tuned for chats.")
   try:
-    import jinja2
+    import jinja2.ext
     from jinja2.sandbox import ImmutableSandboxedEnvironment
   except ImportError:
     raise ConfigError(f"{path}: chats need: pip install 'distill_jax[pretrained]'.") from None
@@ -53,8 +60,20 @@ def render(path, template, names, messages, add_generation_prompt=False) -> str:
   def refuse(message):
     raise jinja2.TemplateError(message)
 
-  environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
-  environment.globals["raise_exception"] = refuse
+  class Generation(jinja2.ext.Extension):
+    tags = {"generation"}
+
+    def parse(self, parser):
+      next(parser.stream)
+      return parser.parse_statements(("name:endgeneration",), drop_needle=True)
+
+  environment = ImmutableSandboxedEnvironment(
+    trim_blocks=True, lstrip_blocks=True, extensions=[jinja2.ext.loopcontrols, Generation]
+  )
+  environment.globals |= dict(raise_exception=refuse, strftime_now=TODAY.strftime)
+  environment.filters["tojson"] = lambda x, indent=None: json.dumps(
+    x, ensure_ascii=False, indent=indent
+  )
   try:
     return environment.from_string(template).render(
       messages=messages, add_generation_prompt=add_generation_prompt, **names

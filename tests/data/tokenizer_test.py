@@ -208,6 +208,16 @@ def test_a_chat_is_written_by_the_template_of_the_model(where, tmp_path):
   assert pieces.chat(said, add_generation_prompt=True) == "<bos><turn>user\na<turn>model"
 
 
+def test_templates_find_what_those_of_real_models_ask_for(tmp_path):
+  template = (
+    "{{ strftime_now('%d %b %Y') }}{% for m in messages %}{% if m['role'] == 'end' %}{% break %}"
+    "{% endif %}{% generation %} {{ m | tojson }}{% endgeneration %}{% endfor %}"
+  )
+  pieces = write_pieces(tmp_path, **PIECES, chat_template=template)
+  said = [dict(role="user", content="é <b>"), dict(role="end", content="a")]
+  assert pieces.chat(said) == '26 Jul 2024 {"role": "user", "content": "é <b>"}'
+
+
 @pytest.mark.parametrize(
   "template, says",
   [
