@@ -32,7 +32,7 @@ import numpy as np
 from distill_jax import cache as writer
 from distill_jax import config as config_lib
 from distill_jax import train
-from distill_jax.data import cached_text, manifest, signals
+from distill_jax.data import cached, manifest, signals
 from distill_jax.mesh import make_mesh
 from distill_jax.models import pretrained as pretrained_lib
 from distill_jax.models import student as student_lib
@@ -94,14 +94,14 @@ def quality(log_p: np.ndarray, k: int, bits: int, seq_len: int) -> dict:
 def speed(config) -> dict:
   """Tokens per second of the writer and of the reader, and bytes per token on the disk."""
   cache = manifest.of(config)
-  tokens = len(cache.rows) * config.data.seq_len
+  tokens = cache.rows * config.data.seq_len
   with jax.set_mesh(make_mesh(config.mesh)), contextlib.redirect_stdout(io.StringIO()):
     for _ in range(2):  # the second time the programs are compiled
       shutil.rmtree(cache.folder, ignore_errors=True)
       begun = time.perf_counter()
       writer.write(config, cache)
       written = time.perf_counter() - begun
-  batches, steps = iter(cached_text.make(config)), len(cache.rows) // config.batch_size
+  batches, steps = iter(cached.make(config)), cache.rows // config.batch_size
   next(batches)
   begun = time.perf_counter()
   for _ in range(steps):
@@ -126,8 +126,9 @@ def main() -> None:
     config.data.cache.rows = args.rows
     train.enable_compilation_cache(folder)
     config.data.cache.folder = str(pathlib.Path(folder) / "cache")
-    rows = manifest.of(config).rows
-    for log_p in (shipped(config, rows[:8]), made_up(512)):
+    cache = manifest.of(config)
+    rows = np.stack([cache.example(i)["tokens"] for i in range(8)])
+    for log_p in (shipped(config, rows), made_up(512)):
       for k, bits in ((8, 12), (16, 12), (32, 12), (64, 8), (64, 12), (64, 16), (128, 12)):
         cells.append(quality(log_p, k, bits, 256))
     rates = speed(config)

@@ -58,8 +58,8 @@ def write(config, cache: manifest.Cache, process: int = 0, processes: int = 1) -
     begun, tokens = time.monotonic(), 0
     for done, file in enumerate(missing, 1):
       first = int(file.stem) * size
-      rows = cache.rows[first : first + size]
-      _write_shard(file, cache.layout, _look_at(config, look, rows, first, mesh))
+      rows = range(first, min(first + size, cache.rows))
+      _write_shard(file, cache.layout, _look_at(config, look, cache, rows, mesh))
       tokens += len(rows) * cache.layout.seq_len
       seconds = time.monotonic() - begun
       text = f"{tokens / seconds:,.0f} tokens/s"
@@ -71,8 +71,9 @@ def write(config, cache: manifest.Cache, process: int = 0, processes: int = 1) -
 
 
 def teacher(config, layout: signals.Layout, mesh: Mesh) -> Callable:
-  """(tokens [B, T + 1], numbers [B] of the rows) -> ids [B, T, K], their log-probabilities or None,
-  hidden states or None. Logits exist for `divergence.chunk` tokens at a time."""
+  """(tokens [B, T + 1] of a batch, and segments; numbers [B] of its rows) -> ids [B, T, K], their
+  log-probabilities or None, hidden states or None. Logits exist for `divergence.chunk` tokens at a
+  time."""
   model, path = student_lib.model(config, "teacher"), config.pretrained.teacher
   init, rules = student_lib.init(config, optax.identity()), config.sharding.frozen
   loaded = dict(teacher=pretrained_lib.load(path)) if path else {}
@@ -89,8 +90,8 @@ def teacher(config, layout: signals.Layout, mesh: Mesh) -> Callable:
   steps = -(-length // width)
 
   @jax.jit
-  def look(params, tokens, numbers):
-    hidden = student_lib.hidden(model, params, dict(tokens=tokens))
+  def look(params, batch, numbers):
+    hidden = student_lib.hidden(model, params, batch)
     padded = jnp.pad(hidden, ((0, 0), (0, steps * width - length), (0, 0)))
 
     def part(i):
@@ -103,12 +104,12 @@ def teacher(config, layout: signals.Layout, mesh: Mesh) -> Callable:
       return jax.vmap(_draw, (0, 0, None))(keys, log_p, layout.k), None
 
     def join(x):  # [steps, B, width, K] -> [B, T, K]
-      return jnp.moveaxis(x, 0, 1).reshape(len(tokens), steps * width, layout.k)[:, :length]
+      return jnp.moveaxis(x, 0, 1).reshape(len(numbers), steps * width, layout.k)[:, :length]
 
     ids, log_probs = jax.tree.map(join, jax.lax.map(part, jnp.arange(steps)))
     return ids, log_probs, hidden if layout.hidden else None
 
-  return lambda tokens, numbers: look(frozen["teacher"], tokens, numbers)
+  return lambda batch, numbers: look(frozen["teacher"], batch, numbers)
 
 
 def _draw(key: jax.Array, log_p: jax.Array, count: int) -> jax.Array:
@@ -120,17 +121,17 @@ def _draw(key: jax.Array, log_p: jax.Array, count: int) -> jax.Array:
   return jnp.minimum(ids, log_p.shape[-1] - 1)
 
 
-def _look_at(config, look, rows: np.ndarray, first: int, mesh: Mesh) -> Iterator[tuple]:
-  """The signals of each row, while the next batch is in flight; `first` is the number of the
-  first. The last batch is filled up with its last row."""
+def _look_at(config, look, cache: manifest.Cache, rows: range, mesh: Mesh) -> Iterator[tuple]:
+  """The signals of each row, while the next batch is in flight. The last batch is filled up with
+  its last row."""
   pending: tuple = ()
   for begin in [*range(0, len(rows), config.batch_size), len(rows)]:
-    before, numbers = pending, np.arange(begin, min(begin + config.batch_size, len(rows)))
+    before, numbers = pending, np.asarray(rows[begin : begin + config.batch_size], np.int32)
     if len(numbers):
       full = np.pad(numbers, (0, config.batch_size - len(numbers)), mode="edge")
-      batch = dict(tokens=np.asarray(rows[full]), numbers=(first + full).astype(np.int32))
-      batch = put_batch(batch, mesh)
-      pending = len(numbers), look(batch["tokens"], batch["numbers"])
+      examples = [cache.example(number) for number in full]
+      seen = {k: np.stack([e[k] for e in examples]) for k in examples[0] if k != "mask"}
+      pending = len(numbers), look(put_batch(seen, mesh), put_batch(full, mesh))
     if before:
       count, found = before
       found = jax.device_get(found)
@@ -190,7 +191,7 @@ def main(argv: list[str]) -> int:
   left = sum(not file.exists() for file in cache.files)
   others = f", {left} of {len(cache.files)} shards left to other processes" if left else ""
   size = cache.fields["bytes_per_token"]
-  print(f"{cache.folder}: {len(cache.rows):,} rows, {size:.0f} bytes per token{others}")
+  print(f"{cache.folder}: {cache.rows:,} rows, {size:.0f} bytes per token{others}")
   return 0
 
 

@@ -11,7 +11,7 @@ import pytest
 from distill_jax import cache as writer
 from distill_jax import config as config_lib
 from distill_jax.config import ROOT, ConfigError
-from distill_jax.data import cached_text, manifest
+from distill_jax.data import cached, manifest
 from distill_jax.models import pretrained
 from distill_jax.models import student as student_lib
 
@@ -83,7 +83,7 @@ def test_killed_in_the_middle_it_goes_on_to_the_same_bytes(keys, straight, tmp_p
   config = experiment(keys, folder)
   writer.write(config, manifest.of(config))
   assert {k: v for k, v in contents(folder).items() if not k.endswith(".tmp")} == straight
-  next(iter(cached_text.make(config)))
+  next(iter(cached.make(config)))
 
 
 def test_two_processes_write_what_one_does(keys, straight, tmp_path, capsys):
@@ -157,8 +157,8 @@ def test_weights_are_told_apart_by_their_bytes(keys, tmp_path):
   config.seed = 5  # of no matter to weights that are loaded
   digests.append(manifest.of(config).fields["weights"])
   assert len(set(digests)) == 2 and digests[1] == digests[2]
-  cached_text.make(config)
-  batch = next(iter(cached_text.make(config)))
+  cached.make(config)
+  batch = next(iter(cached.make(config)))
   model = student_lib.model(config, "teacher")
   logits = np.asarray(model.logits(params, model.hidden(params, batch["tokens"][:, :-1])))
   np.testing.assert_array_equal(batch["teacher_ids"][..., 0], logits.argmax(-1))

@@ -15,7 +15,7 @@ than a row is cut at its end, and left out if nothing of its completion remains.
 import ast
 import functools
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import grain
@@ -31,8 +31,14 @@ OPEN = 16  # rows that a further example may still go into
 
 def make(config) -> grain.IterDataset:
   """Shuffled rows without end, this process's share of each batch."""
+  count, example = training(config)
+  return text.shuffled(config, range(count), example)
+
+
+def training(config) -> tuple[int, Callable[[int], dict[str, np.ndarray]]]:
+  """How many rows the training split has, and (number of a row) -> example."""
   packed = pack(config, "train")
-  return text.shuffled(config, range(len(packed.rows)), packed.example)
+  return len(packed.rows), packed.example
 
 
 def spec(config) -> dict[str, jax.ShapeDtypeStruct]:

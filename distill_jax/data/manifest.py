@@ -4,16 +4,18 @@ reader compares with the config that it serves."""
 import hashlib
 import json
 import pathlib
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from distill_jax.config import ConfigError
-from distill_jax.data import signals, text, tokenizer
+from distill_jax.data import completions, signals, text, tokenizer
 from distill_jax.models import pretrained as pretrained_lib
 from distill_jax.models import student as student_lib
 
 FORMAT = 1
+SOURCES = dict(text=text, completions=completions)  # data.cache.of
 KEYS = ("kind", "k", "bits", "hidden", "rows", "rows_per_shard")  # of data.cache
 REMEDIES = dict(
   format="it is of another version of distill_jax",
@@ -24,7 +26,7 @@ REMEDIES = dict(
   architecture="name the teacher that wrote it in pretrained.teacher, or set models.teacher",
   dtype="set models.teacher.dtype and models.teacher.param_dtype",
   tokenizer="set data.tokenizer to the one that wrote it",
-  data="the text is another one, set data.source and data.field",
+  data="the rows are others, set data.source, data.field and data.cache.of",
 ) | {key: f"set data.cache.{key}={{found}}" for key in KEYS}
 
 
@@ -34,22 +36,26 @@ class Cache(NamedTuple):
   folder: pathlib.Path
   fields: dict[str, Any]  # of the manifest
   layout: signals.Layout  # of a record
-  rows: np.ndarray  # int32 [N, T + 1]
+  rows: int  # how many
+  example: Callable[[int], dict[str, np.ndarray]]  # (number of a row) -> tokens, mask, ...
   files: list[pathlib.Path]  # shards of `rows_per_shard` records each, the last one of what is left
 
 
 def of(config) -> Cache:
   """The cache of a config: in the folder that `data.cache.folder` names, or in one of `cache_dir`
-  that is found by the manifest. Its rows are those of `data/text.py`, all or `data.cache.rows` of
+  that is found by the manifest. Its rows are those of `data.cache.of`, all or `data.cache.rows` of
   them.
 
   Raises:
     ConfigError: a key of data.cache is out of range, or what the config names is not there.
   """
   cache, form = config.data.cache, layout(config)
-  rows = text.rows(config, "train")
-  if 0 < cache.rows < len(rows):
-    rows = rows[np.linspace(0, len(rows) - 1, cache.rows).astype(int)]
+  count, of_source = source(config).training(config)
+  rows = np.linspace(0, count - 1, min(cache.rows or count, count)).astype(int)
+
+  def example(number):
+    return of_source(rows[number])
+
   arch = pretrained_lib.architecture(config, "teacher")
   given = {key: value for key, value in arch.items() if key not in pretrained_lib.RUN_KEYS}
   fields = dict(
@@ -64,7 +70,7 @@ def of(config) -> Cache:
     tokenizer=hashlib.sha256(
       tokenizer.load(config.data.tokenizer).fingerprint.encode()
     ).hexdigest(),
-    data=_rows_digest(rows),
+    data=_rows_digest(len(rows), example),
   )
   if cache.folder:
     folder = pathlib.Path(cache.folder)
@@ -72,8 +78,20 @@ def of(config) -> Cache:
     name = hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:32]
     folder = pathlib.Path(config.cache_dir) / "teacher" / name
   folder = folder.expanduser()
-  count = -(-len(rows) // cache.rows_per_shard)
-  return Cache(folder, fields, form, rows, [folder / f"{i:05}.arrayrecord" for i in range(count)])
+  shards = -(-len(rows) // cache.rows_per_shard)
+  files = [folder / f"{i:05}.arrayrecord" for i in range(shards)]
+  return Cache(folder, fields, form, len(rows), example, files)
+
+
+def source(config) -> Any:
+  """The module whose rows a teacher looks at.
+
+  Raises:
+    ConfigError: `data.cache.of` is none of them.
+  """
+  if config.data.cache.of not in SOURCES:
+    raise ConfigError(f"data.cache.of {config.data.cache.of!r} is not {' or '.join(SOURCES)}.")
+  return SOURCES[config.data.cache.of]
 
 
 def check(cache: Cache) -> bool:
@@ -134,8 +152,11 @@ def _weights_digest(config) -> str:
   return digest.hexdigest()
 
 
-def _rows_digest(rows: np.ndarray) -> str:
+def _rows_digest(count: int, example: Callable[[int], dict[str, np.ndarray]]) -> str:
+  """Of all that a teacher sees of the rows: tokens and segments, not which targets count."""
   digest = hashlib.sha256()
-  for begin in range(0, len(rows), 1 << 12):
-    digest.update(np.asarray(rows[begin : begin + (1 << 12)], "<i4").tobytes())
+  for number in range(count):
+    row = example(number)
+    for name in sorted(row.keys() - {"mask"}):
+      digest.update(np.asarray(row[name], "<i4").tobytes())
   return digest.hexdigest()

@@ -43,7 +43,8 @@ BLOCK = 1 << 14  # characters; a source of one document is cut into blocks of wh
 
 def make(config) -> grain.IterDataset:
   """Shuffled rows without end, this process's share of each batch."""
-  return shuffled(config, rows(config, "train"), example)
+  count, example = training(config)
+  return shuffled(config, range(count), example)
 
 
 def shuffled(config, rows: Any, example: Callable) -> grain.IterDataset:
@@ -60,6 +61,12 @@ def shuffled(config, rows: Any, example: Callable) -> grain.IterDataset:
   local_batches = dataset.batch(local, drop_remainder=True)
   dataset = local_batches[jax.process_index() :: jax.process_count()]
   return dataset.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=4))
+
+
+def training(config) -> tuple[int, Callable[[int], dict[str, np.ndarray]]]:
+  """How many rows the training split has, and (number of a row) -> example."""
+  windows = rows(config, "train")
+  return len(windows), lambda number: example(windows[number])
 
 
 def spec(config) -> dict[str, jax.ShapeDtypeStruct]:

@@ -8,6 +8,7 @@ Paper: Shum et al. 2024 (arXiv:2408.12168), loss=first; Anshumann et al. 2025 (a
 Run:   python -m distill_jax.train --config experiments/llm/cached_kd.py[:loss=tail] --workdir
   runs/cached_kd
        loss: tail | renormalised | first | decoupled | sampled | hidden
+       of=completions: of packed prompts and completions, where only completions count
 Takes: 1.5 minutes to write 1,600 rows (80 MB), then 2.2 minutes for 100 steps, on two CPU cores
   that other programs kept busy. loss=tail, seed 0: language/bits_per_byte 1.777, teacher_kl 1.091.
 """
@@ -24,9 +25,11 @@ def get_config(arg=None):
       ids=0,  # of the cached ids, the likeliest; 0: all
     ),
     loss="tail",
+    of="text",
   )
   config.method.loss = config.arg.loss
-  config.data.name = "cached_text"
+  config.data.name = "cached"
+  config.data.cache.of = config.arg.of
   config.data.cache.rows = 1600  # what the quickstart's 100 steps of 16 read
   common.quickstart(config)
   config.evals = ("language", "agreement")  # FIRST is about calibration

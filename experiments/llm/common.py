@@ -33,8 +33,9 @@ def base(arg=None, method=None, **defaults):
   config.data.teacher_seq_len = 128  # the same in tokens of a teacher_tokenizer
   config.data.targets = "completion"  # of prompts and completions: completion | all
   config.data.domains = 8  # folders of the source, for data.domains
-  config.data.cache = ConfigDict()  # what a teacher thinks of the rows, for data.cached_text
+  config.data.cache = ConfigDict()  # what a teacher thinks of the rows, for data.cached
   config.data.cache.folder = ""  # "": one in cache_dir, found by its content
+  config.data.cache.of = "text"  # rows of data/: text | completions
   config.data.cache.kind = "top_k"  # top_k | sampled: ids drawn at random
   config.data.cache.k = 64  # ids, or draws, of each token
   config.data.cache.bits = 12  # of a log-probability, 2 to 24

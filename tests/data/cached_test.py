@@ -1,16 +1,18 @@
 """Rows with cached signals: those of the live teacher, in the order of text.py, or a refusal."""
 
+import functools
 import json
 import shutil
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 
 from distill_jax import config as config_lib
 from distill_jax.config import ConfigError
-from distill_jax.data import cached_text, manifest, text
+from distill_jax.data import cached, completions, manifest, text
 from distill_jax.losses.log_probs import log_softmax
 from distill_jax.mesh import make_mesh
 from distill_jax.models import student as student_lib
@@ -45,7 +47,7 @@ def experiment(source, *overrides):
 def written(source):
   """A folder with the cache, which `make` has written."""
   config = experiment(source, f"data.cache.folder={source.parent / 'written'}")
-  cached_text.make(config)
+  cached.make(config)
   return source.parent / "written"
 
 
@@ -57,10 +59,11 @@ def copied(source, written, tmp_path):
   return experiment(source, f"data.cache.folder={folder}")
 
 
-def live(config, tokens):
+def live(config, tokens, **batch):
   """log-probabilities [B, T, V] of the teacher that training with this config begins with."""
   model, params = student_lib.model(config, "teacher"), frozen(config)
-  hidden = jax.jit(model.hidden)(params, tokens[:, :-1])
+  batch = dict(tokens=jnp.asarray(tokens), **batch)
+  hidden = jax.jit(functools.partial(student_lib.hidden, model))(params, batch)
   return np.asarray(log_softmax(model.logits(params, hidden)))
 
 
@@ -77,17 +80,56 @@ def one_line(error) -> str:
 
 def test_rows_and_order_are_those_of_text(source, written):
   config = experiment(source, f"data.cache.folder={written}")
-  assert len(manifest.of(config).rows) == ROWS
-  plain, cached = iter(text.make(config)), iter(cached_text.make(config))
+  assert manifest.of(config).rows == ROWS
+  plain, kept = iter(text.make(config)), iter(cached.make(config))
   for _ in range(6):  # more than an epoch
-    a, b = next(plain), next(cached)
+    a, b = next(plain), next(kept)
     for name in a:
       np.testing.assert_array_equal(a[name], b[name])
 
 
+@pytest.fixture(scope="module")
+def pairs(tmp_path_factory):
+  """Prompts and completions; the words after the keys of `experiment` are those of their cache."""
+  root = tmp_path_factory.mktemp("pairs")
+  lines = [dict(prompt=f"{i} + {i} =", completion=f" {2 * i}") for i in range(40)]
+  (root / "sums.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+  return root / "sums.jsonl"
+
+
+def test_packed_completions_keep_their_mask_and_segments(pairs):
+  config = experiment(pairs, "data.cache.of=completions", "data.seq_len=32")
+  plain, kept = iter(completions.make(config)), iter(cached.make(config))
+  for _ in range(6):
+    a, b = next(plain), next(kept)
+    assert a["segments"].max() > 1 and not a["mask"].all()
+    for name in a:
+      np.testing.assert_array_equal(a[name], b[name])
+  spec = cached.spec(config)
+  assert {k: (v.shape, v.dtype) for k, v in b.items()} == {
+    k: (v.shape, v.dtype) for k, v in spec.items()
+  }
+
+
+def test_the_teacher_of_packed_completions_sees_each_alone(pairs):
+  config = experiment(pairs, "data.cache.of=completions", "data.seq_len=32")
+  batch = next(iter(cached.make(config)))
+  apart = live(config, batch["tokens"], segments=batch["segments"])
+  mixed = live(config, batch["tokens"])
+  values = np.take_along_axis(apart, batch["teacher_ids"], -1)
+  np.testing.assert_allclose(batch["teacher_log_probs"], values, atol=1e-3)
+  others = np.take_along_axis(mixed, batch["teacher_ids"], -1)
+  assert np.abs(others - values).max() > 0.01
+
+
+def test_rows_of_another_kind_are_refused(source):
+  with pytest.raises(ConfigError, match=r"data.cache.of 'chats' is not text or completions"):
+    cached.make(experiment(source, "data.cache.of=chats"))
+
+
 def test_batches_have_the_shapes_of_spec(source, written):
   config = experiment(source, f"data.cache.folder={written}")
-  batch, spec = next(iter(cached_text.make(config))), cached_text.spec(config)
+  batch, spec = next(iter(cached.make(config))), cached.spec(config)
   assert set(batch) == set(spec)
   for name, leaf in spec.items():
     assert (batch[name].shape, batch[name].dtype) == (leaf.shape, leaf.dtype), name
@@ -95,7 +137,7 @@ def test_batches_have_the_shapes_of_spec(source, written):
 
 def test_signals_are_those_of_the_live_teacher(source, written):
   config = experiment(source, f"data.cache.folder={written}")
-  batch = next(iter(cached_text.make(config)))
+  batch = next(iter(cached.make(config)))
   exact = live(config, batch["tokens"])
   values = np.take_along_axis(exact, batch["teacher_ids"], -1)
   np.testing.assert_allclose(batch["teacher_log_probs"], values, atol=1e-3)
@@ -105,7 +147,7 @@ def test_signals_are_those_of_the_live_teacher(source, written):
 def test_hidden_states_and_draws(source):
   keys = ("data.cache.hidden=float16", "data.cache.kind=sampled", "data.cache.k=64")
   config = experiment(source, *keys)
-  batch = next(iter(cached_text.make(config)))
+  batch = next(iter(cached.make(config)))
   model = student_lib.model(config, "teacher")
   hidden = jax.jit(model.hidden)(frozen(config), batch["tokens"][:, :-1])
   np.testing.assert_allclose(batch["teacher_hidden"], hidden, atol=2e-3)
@@ -121,7 +163,8 @@ def test_hidden_states_and_draws(source):
 
 def test_some_rows_are_spread_over_the_text(source):
   config = experiment(source, "data.cache.rows=5")
-  table = manifest.of(config).rows
+  cache = manifest.of(config)
+  table = [cache.example(i)["tokens"] for i in range(cache.rows)]
   whole = text.windows(text.token_ids(config, "train"), 16)
   np.testing.assert_array_equal(table, whole[[0, 9, 18, 27, 36]])
 
@@ -130,10 +173,10 @@ def test_a_missing_shard_is_written_again(copied, capsys):
   file = manifest.of(copied).files[1]
   content = file.read_bytes()
   file.unlink()
-  cached_text.make(copied)
+  cached.make(copied)
   assert file.read_bytes() == content
   assert "37 rows" in capsys.readouterr().out
-  cached_text.make(copied)
+  cached.make(copied)
   assert capsys.readouterr().out == ""
 
 
@@ -141,7 +184,7 @@ def test_several_processes_do_not_write(copied, monkeypatch):
   manifest.of(copied).files[1].unlink()
   monkeypatch.setattr(jax, "process_count", lambda: 2)
   with pytest.raises(ConfigError) as error:
-    cached_text.make(copied)
+    cached.make(copied)
   assert "run python -m distill_jax.cache first" in one_line(error)
 
 
@@ -163,7 +206,7 @@ def test_several_processes_do_not_write(copied, monkeypatch):
 def test_another_config_is_refused_by_the_name_of_the_field(source, written, change, words):
   config = experiment(source, f"data.cache.folder={written}", change)
   with pytest.raises(ConfigError) as error:
-    cached_text.make(config)
+    cached.make(config)
   message = one_line(error)
   assert message.startswith(f"{written / 'manifest.json'}: {words}")
   assert message.endswith("or name another data.cache.folder.")
@@ -180,7 +223,7 @@ def test_every_field_of_the_manifest_is_compared(copied):
     ):
       file.write_text(json.dumps(changed))
       with pytest.raises(ConfigError, match=f"manifest.json: {name} is "):
-        cached_text.make(copied)
+        cached.make(copied)
 
 
 def test_another_text_is_refused(copied, source, tmp_path):
@@ -188,15 +231,15 @@ def test_another_text_is_refused(copied, source, tmp_path):
   other.mkdir()
   (other / "0.txt").write_text((source / "0.txt").read_text().replace("times", "Times"))
   copied.data.source = str(other)
-  with pytest.raises(ConfigError, match=r"data is '.*the text is another one, set data.source"):
-    cached_text.make(copied)
+  with pytest.raises(ConfigError, match=r"data is '.*the rows are others, set data.source"):
+    cached.make(copied)
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", "\x00"])
 def test_a_damaged_manifest_is_told(copied, content):
   (manifest.of(copied).folder / "manifest.json").write_text(content)
   with pytest.raises(ConfigError) as error:
-    cached_text.make(copied)
+    cached.make(copied)
   assert "manifest.json is damaged" in one_line(error)
 
 
@@ -211,7 +254,7 @@ def test_a_damaged_shard_is_named(copied, damage):
     ways = dict(truncated=content[:-40_000], empty=b"", garbage=b"x" * 100_000)
     content = ways.get(damage, fewer.read_bytes())
   file.write_bytes(content)
-  batches = iter(cached_text.make(copied))
+  batches = iter(cached.make(copied))
   with pytest.raises(ConfigError) as error:
     for _ in range(5):
       next(batches)
@@ -231,7 +274,7 @@ def test_a_damaged_shard_is_named(copied, damage):
 )
 def test_a_key_out_of_range_is_named(source, change, words):
   with pytest.raises(ConfigError) as error:
-    cached_text.spec(experiment(source, change))
+    cached.spec(experiment(source, change))
   assert one_line(error).startswith(words)
 
 
@@ -240,7 +283,7 @@ def test_a_run_on_one_device_writes_what_one_on_eight_does(source, written):
   config = experiment(source, f"data.cache.folder={folder}")
   config.mesh.data = 1
   with jax.set_mesh(make_mesh(config.mesh, jax.devices()[:1])):
-    batches = [next(iter(cached_text.make(config)))]
+    batches = [next(iter(cached.make(config)))]
   config.data.cache.folder = str(written)
-  batches.append(next(iter(cached_text.make(config))))
+  batches.append(next(iter(cached.make(config))))
   np.testing.assert_allclose(*(b["teacher_log_probs"] for b in batches), atol=1e-3)

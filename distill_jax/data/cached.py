@@ -1,13 +1,14 @@
-"""The rows of `text.py` with what a teacher thinks of them: its tokens, its mask, and
+"""The rows of `text.py` or `completions.py` (data.cache.of) with what a teacher thinks of them:
+their own arrays, and
 
   teacher_ids        int32 [B, T, K]
   teacher_log_probs  float32 [B, T, K], the likeliest first         (data.cache.kind = top_k)
   teacher_weights    float32 [B, T, K], summing to 1, 0 for no id   (sampled)
   teacher_hidden     [B, T, D], the last hidden states              (data.cache.hidden)
 
-Under one seed the order is that of `text.py`, if the cache holds all rows. A cache that is missing,
-or not whole, is written first, by `distill_jax/cache.py`. One of another teacher, tokenizer, text
-or form is refused.
+Under one seed the order is that of the rows' own module, if the cache holds all rows. A cache that
+is missing, or not whole, is written first, by `distill_jax/cache.py`. One of another teacher,
+tokenizer, text or form is refused.
 """
 
 import functools
@@ -29,30 +30,30 @@ def make(config) -> grain.IterDataset:
   if not (manifest.check(cache) and all(file.exists() for file in cache.files)):
     if jax.process_count() > 1:
       raise ConfigError(f"{cache.folder} is no whole cache: run python -m distill_jax.cache first.")
-    print(f"The teacher's view of {len(cache.rows):,} rows goes to {cache.folder}", flush=True)
+    print(f"The teacher's view of {cache.rows:,} rows goes to {cache.folder}", flush=True)
     writer.write(config, cache)
-  return text.shuffled(config, range(len(cache.rows)), reader(cache))
+  return text.shuffled(config, range(cache.rows), reader(cache))
 
 
 def spec(config) -> dict[str, jax.ShapeDtypeStruct]:
   """Shapes of one global batch."""
   fields = signals.arrays(manifest.layout(config))
-  return text.spec(config) | {
+  return manifest.source(config).spec(config) | {
     name: jax.ShapeDtypeStruct((config.batch_size, *shape), dtype)
     for name, (shape, dtype) in fields.items()
   }
 
 
 def validation(config) -> list[dict[str, np.ndarray]]:
-  """The held-out rows of `text.py`: no signals are kept of them."""
-  return text.validation(config)
+  """Held-out rows: no signals are kept of them."""
+  return manifest.source(config).validation(config)
 
 
 def reader(cache: manifest.Cache) -> Callable[[int], dict[str, np.ndarray]]:
   """(number of a row) -> the row and its signals; ConfigError if its shard or record is damaged."""
   from array_record.python.array_record_module import ArrayRecordReader
 
-  size, total = cache.fields["rows_per_shard"], len(cache.rows)
+  size, total = cache.fields["rows_per_shard"], cache.rows
 
   @functools.lru_cache(64)
   def shard(index: int) -> Any:
@@ -72,6 +73,6 @@ def reader(cache: manifest.Cache) -> Callable[[int], dict[str, np.ndarray]]:
       raise ConfigError(
         f"{cache.files[index]}, record {place}: {reason}. Delete the file, to write it anew."
       ) from None
-    return text.example(cache.rows[number]) | found
+    return cache.example(number) | found
 
   return example
