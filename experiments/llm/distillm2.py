@@ -2,7 +2,7 @@
 
 Paper: Ko et al. 2025 (arXiv:2503.07067), with both schedules on.
 Run:   python -m distill_jax.train --config experiments/llm/distillm2.py --workdir runs/distillm2
-Takes: 42 s on two CPU cores for 100 steps of 8 (docs/ledger.md).
+Takes: two minutes for 100 steps of 8 rows on two CPU cores (docs/ledger.md).
 """
 
 from experiments.llm import common
