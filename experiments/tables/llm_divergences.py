@@ -5,8 +5,8 @@ Run:   python -m distill_jax.tables experiments/tables/llm_divergences.py --work
        `:all` adds rows that take longer. `:gemma` asks for Gemma 3 270M and a pruned copy of it
        instead (`make gemma` first), and leaves out what generates text. `:smoke` is a matter of
        minutes, on random models.
-Takes: about 40 s a row and seed, 27 minutes in all with three seeds, on two busy CPU cores; `:all`
-  and `:gemma` have not been run. The figures are in docs/ledger.md.
+Takes: 20 to 40 s a row and seed, 32 minutes for `:all` with three seeds, on two CPU cores; `:gemma`
+  has not been run. The figures are in docs/ledger.md.
 """
 
 from distill_jax.config import parse_arg
