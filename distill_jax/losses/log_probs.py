@@ -33,8 +33,7 @@ def pair(
   temperature: float | jax.Array = 1.0,
   where: jax.Array | None = None,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-  """Log-probabilities of student and teacher at positions that count, uniform ones at
-  others.
+  """Log-probabilities of student and teacher at positions that count, uniform ones at others.
 
   A position counts if `where` says so and if both rows hold a finite logit. No gradient flows into
   the teacher.
