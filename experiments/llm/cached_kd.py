@@ -11,6 +11,7 @@ Run:   python -m distill_jax.train --config experiments/llm/cached_kd.py[:loss=t
        of=completions: of packed prompts and completions, where only completions count
 Takes: 1.5 minutes to write 1,600 rows (80 MB), then 2.2 minutes for 100 steps, on two CPU cores
   that other programs kept busy. loss=tail, seed 0: language/bits_per_byte 1.777, teacher_kl 1.091.
+  of=completions, idle: 75 s in all; 1.743 and 1.103 on the bodies of held-out functions.
 """
 
 from experiments.llm import common
