@@ -206,8 +206,8 @@ class Signals:
 
 
 def give_back() -> None:
-  """Memory that a compilation took goes back to the system, which glibc would keep: up to a third
-  of a small run's peak."""
+  """Memory that a compilation took goes back to the system, which glibc would keep: a quarter of
+  a small run's peak (benchmarks/llm_step.py)."""
   if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "malloc_trim"):
     libc.malloc_trim(0)
 

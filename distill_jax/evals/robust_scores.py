@@ -39,13 +39,14 @@ def make(config):
   keys = jax.random.split(jax.random.key(config.seed + 1), config.protocol.seeds)
   manifest = distilled.manifest(config)
   changes = dict(own={}, hard=dict(labels="hard"), plain=dict(augment=()))
+  configs = {name: config.copy_and_resolve_references() for name in changes}
+  for name, change in changes.items():
+    configs[name].protocol.update(change)
 
   @functools.partial(jax.jit, static_argnums=0)
   def of_set(name, student, real, key):
-    changed = config.copy_and_resolve_references()
-    changed.protocol.update(changes[name])
-    x, labels, kind, lr = distilled.as_trained(changed, student, real)
-    return trained(changed.protocol, x, labels, key, kind=kind, lr=lr, manifest=manifest)
+    x, labels, kind, lr = distilled.as_trained(configs[name], student, real)
+    return trained(name, x, labels, key, kind=kind, lr=lr, manifest=manifest)
 
   @functools.partial(jax.jit, static_argnums=(0, 1))
   def of_random(name, per_class, real, key):
@@ -55,11 +56,10 @@ def make(config):
 
   @functools.partial(jax.jit, static_argnums=0)
   def of_real(name, x, labels, key):
-    changed = config.copy_and_resolve_references()
-    changed.protocol.update(changes[name])
-    return trained(changed.protocol, x, labels, key)
+    return trained(name, x, labels, key)
 
-  def trained(protocol, x, labels, key, **how):
+  def trained(name, x, labels, key, **how):
+    protocol = configs[name].protocol
     params = protocol_lib.train(protocol, config.models.student, x, labels, key, **how)
     return protocol_lib.accuracy(config.models.student, params, *test)
 
@@ -79,7 +79,7 @@ def make(config):
     student = distilled.judged_student(state)
     count = len(student["rows"] if "rows" in student else student["images"])
     found = compared_with(count // classes)
-    for name in changes:
+    for name in configs:
       run = functools.partial(of_set, name, student, frozen.get("real"))
       found = found | {f"accuracy_{name}": mean(run)}
     lrs = label_robust(
