@@ -24,7 +24,7 @@ import tempfile
 import time
 
 BATCH, LENGTH, LR, PARITY_STEPS = 4, 256, 1e-3, 20
-CHUNK = {32_000: 128, 128_256: 64}  # tokens whose logits exist at a time
+CHUNK = 128  # tokens whose logits exist at a time
 TEACHER, STUDENT = dict(layers=6, width=256), dict(layers=4, width=128)
 
 
@@ -77,7 +77,7 @@ class Ours:
     )
     config.data.tokenizer = str(folder / "student")
     config.batch_size, config.data.seq_len = BATCH, LENGTH - 1
-    config.divergence.chunk = CHUNK.get(vocab, 128)
+    config.divergence.chunk = CHUNK
     config.models.student.remat = "dots"  # on a CPU faster than keeping attention scores
     config.optim.schedule, config.optim.warmup, config.optim.lr = "constant", 0, LR
     config.optim.b2, config.optim.clip_norm = 0.999, 0.0
@@ -247,7 +247,7 @@ def op_share(vocab: int) -> dict:
   from distill_jax.losses import divergences
   from distill_jax.losses.linear_divergence import linear_divergence_sum
 
-  chunk, tokens = CHUNK.get(vocab, 128), BATCH * LENGTH
+  tokens = BATCH * LENGTH
   keys = jax.random.split(jax.random.key(0), 4)
   widths = STUDENT["width"], TEACHER["width"]
   (s, t), (w, v) = (
@@ -259,18 +259,18 @@ def op_share(vocab: int) -> dict:
   def fused(s, w, t, v):
     def loss(s, w):
       js = divergences.generalized_js
-      return linear_divergence_sum(js, s[None], w, t[None], v, chunk=chunk)[0]
+      return linear_divergence_sum(js, s[None], w, t[None], v, chunk=CHUNK)[0]
 
     return jax.grad(loss, argnums=(0, 1))(s, w)
 
   @jax.jit
   def products(s, w, t, v):
     def step(head_grad, i):
-      a, b = (jax.lax.dynamic_slice_in_dim(x, i * chunk, chunk) for x in (s, t))
+      a, b = (jax.lax.dynamic_slice_in_dim(x, i * CHUNK, CHUNK) for x in (s, t))
       slope = a @ w
       return head_grad + a.T @ slope, (slope @ w.T, jnp.sum(b @ v, axis=-1))
 
-    return jax.lax.scan(step, jnp.zeros_like(w), jnp.arange(tokens // chunk))
+    return jax.lax.scan(step, jnp.zeros_like(w), jnp.arange(tokens // CHUNK))
 
   times: dict = dict(fused=[], products=[])
   for i in range(12):
