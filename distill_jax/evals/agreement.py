@@ -15,6 +15,8 @@ is absent.
 Guo, Pleiss, Sun, Weinberger, On Calibration of Modern Neural Networks (arXiv:1706.04599), eq. 3.
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -34,17 +36,22 @@ def make(config):
   mesh, data = jax.sharding.get_mesh(), method_lib.load("data", config.data.name)
   batches = [put_batch(batch, mesh) for batch in data.validation(config)]
   student, teacher = (student_lib.model(config, name) for name in ("student", "teacher"))
-  chunk = config.divergence.chunk
 
   @jax.jit
   def sums(params, frozen, batch):
     """Sums over the tokens of a batch, and how many they are: each value is [..., 2]."""
     targets, mask = batch["tokens"][:, 1:], batch["mask"]
-    own = student_lib.hidden(student, params, batch), student.head(params)
-    form = student_lib.head(student)
-
-    def each(loss):
-      return linear_loss(loss, *own, targets, where=mask, chunk=chunk, student=form)
+    hidden, head = student_lib.hidden(student, params, batch), student.head(params)
+    how: dict[str, Any] = dict(where=mask, chunk=config.divergence.chunk)
+    how["student"] = student_lib.head(student)
+    compared = "teacher" in frozen and not config.data.teacher_tokenizer
+    if compared:
+      weights = frozen["teacher"]
+      other = student_lib.hidden(teacher, weights, batch), teacher.head(weights)
+      how["teacher"] = student_lib.head(teacher)
+      values = linear_divergence(_both, hidden, head, *other, targets, **how)
+    else:
+      values = linear_loss(_own, hidden, head, targets, **how)
 
     def total(values, groups, count):
       member = (groups[..., None] == jnp.arange(count)) & mask[..., None]
@@ -52,21 +59,18 @@ def make(config):
       return jnp.einsum("abt,btg->ga", values, member.astype(values.dtype))
 
     everything = jnp.zeros(mask.shape, jnp.int32)
-    sure = each(_signed_confidence)
+    log_prob, sure, *rest = jnp.moveaxis(values, -1, 0)
     bins = jnp.clip(jnp.ceil(jnp.abs(sure) * BINS).astype(jnp.int32) - 1, 0, BINS - 1)
     found = dict(
-      nats=total(-each(token_log_probs), everything, 1),
+      nats=total(-log_prob, everything, 1),
       confidence=total(jnp.abs(sure), bins, BINS),
       accuracy=total((sure > 0).astype(sure.dtype), bins, BINS),
     )
-    if "teacher" in frozen and not config.data.teacher_tokenizer:
-      other = student_lib.hidden(teacher, frozen["teacher"], batch), teacher.head(frozen["teacher"])
-      how = dict(where=mask, chunk=chunk, student=form, teacher=student_lib.head(teacher))
+    if compared:
       parts = jnp.broadcast_to(jnp.arange(mask.shape[1]) * PARTS // mask.shape[1], mask.shape)
-      found["overlap"] = total(linear_divergence(_overlap, *own, *other, **how), everything, 1)
-      compare = dict(top1=_same_top, teacher_kl=divergences.forward_kl)
-      for name, function in compare.items():
-        found[name] = total(linear_divergence(function, *own, *other, **how), parts, PARTS)
+      found["overlap"] = total(rest[0], everything, 1)
+      found["top1"] = total(rest[1], parts, PARTS)
+      found["teacher_kl"] = total(rest[2], parts, PARTS)
     return found
 
   def evaluate(state, frozen):
@@ -88,17 +92,21 @@ def make(config):
   return evaluate
 
 
-def _signed_confidence(logits, targets):
-  """The probability of the likeliest id, negative if that is not the target."""
+def _own(logits, targets):
+  """[..., 2]: the target's log-probability; the largest probability, negative at another id."""
   log_p = log_softmax(logits)
   sure = jnp.exp(jnp.max(log_p, axis=-1))
-  return jnp.where(jnp.argmax(log_p, axis=-1) == targets, sure, -sure)
+  signed = jnp.where(jnp.argmax(log_p, axis=-1) == targets, sure, -sure)
+  return jnp.stack([token_log_probs(logits, targets), signed], axis=-1)
 
 
-def _overlap(student_logits, teacher_logits):
+def _both(student_logits, teacher_logits, targets):
+  """[..., 5]: those of `_own`, the share of the TOP ids in common, same first id, KL."""
   ours, theirs = (jax.lax.top_k(x, TOP)[1] for x in (student_logits, teacher_logits))
-  return jnp.sum(ours[..., :, None] == theirs[..., None, :], axis=(-2, -1)) / TOP
-
-
-def _same_top(student_logits, teacher_logits):
-  return jnp.argmax(student_logits, -1) == jnp.argmax(teacher_logits, -1)
+  values = (
+    jnp.sum(ours[..., :, None] == theirs[..., None, :], axis=(-2, -1)) / TOP,
+    jnp.argmax(student_logits, -1) == jnp.argmax(teacher_logits, -1),
+    divergences.forward_kl(student_logits, teacher_logits),
+  )
+  compared = jnp.stack([value.astype(jnp.float32) for value in values], axis=-1)
+  return jnp.concatenate([_own(student_logits, targets), compared], axis=-1)

@@ -124,12 +124,13 @@ class _programs:
       """Sum of the log-probabilities that count, and how many of them are not the largest. [B]"""
       hidden, targets = model.hidden(params, tokens[:, :-1]), tokens[:, 1:]
 
-      def each(loss):
-        rest: dict[str, Any] = dict(where=mask, chunk=chunk, student=form)
-        return linear_loss(loss, hidden, model.head(params), targets, **rest)
+      def both(logits, ids):
+        missed = jnp.argmax(logits, -1) != ids
+        return jnp.stack([token_log_probs(logits, ids), missed.astype(jnp.float32)], axis=-1)
 
-      missed = each(lambda logits, ids: jnp.argmax(logits, -1) != ids)
-      return jnp.sum(each(token_log_probs), axis=1), jnp.sum(missed, axis=1)
+      rest: dict[str, Any] = dict(where=mask, chunk=chunk, student=form)
+      values = linear_loss(both, hidden, model.head(params), targets, **rest)
+      return values[..., 0].sum(1), values[..., 1].sum(1)
 
     @functools.partial(jax.jit, static_argnums=3)
     def write(params, prompts, lengths, count):

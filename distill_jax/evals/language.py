@@ -21,10 +21,13 @@ from distill_jax import method as method_lib
 from distill_jax.data import tokenizer
 from distill_jax.losses import divergences
 from distill_jax.losses.linear_divergence import linear_cross_entropy, linear_divergence
+from distill_jax.losses.log_probs import token_log_probs
 from distill_jax.mesh import put_batch
 from distill_jax.metrics import Meter
 from distill_jax.models import pretrained
 from distill_jax.models import student as student_lib
+
+COMPARISONS = "teacher_kl", "reverse_kl", "top1"
 
 
 def make(config):
@@ -36,31 +39,24 @@ def make(config):
   student = student_lib.model(config, "student")
   teacher = student_lib.model(config, "teacher")
 
-  comparisons = dict(
-    teacher_kl=divergences.forward_kl, reverse_kl=divergences.reverse_kl, top1=_same_top
-  )
-
   @jax.jit
   def sums(params, frozen, batch):
     targets, mask = batch["tokens"][:, 1:], batch["mask"]
     hidden, head = student_lib.hidden(student, params, batch), student.head(params)
+    how: dict[str, Any] = dict(where=mask, chunk=config.divergence.chunk)
+    how["student"] = student_lib.head(student)
+    if "teacher" in frozen and not config.data.teacher_tokenizer:
+      weights = frozen["teacher"]
+      target = student_lib.hidden(teacher, weights, batch), teacher.head(weights)
+      how["teacher"] = student_lib.head(teacher)
+      values = linear_divergence(_comparisons, hidden, head, *target, targets, **how)
+    else:
+      values = linear_cross_entropy(hidden, head, targets, **how)[..., None]
+    nats, *rest = jnp.sum(values, axis=(0, 1))
     count = jnp.sum(mask, dtype=jnp.float32)
-    chunked: dict[str, Any] = dict(where=mask, chunk=config.divergence.chunk)
-    chunked["student"] = student_lib.head(student)
-    nats = jnp.sum(linear_cross_entropy(hidden, head, targets, **chunked))
     size = jnp.sum(jnp.where(mask, token_bytes[targets], 0), dtype=jnp.float32)
     metrics = dict(bits_per_byte=(nats / math.log(2), size), loss=(nats, count))
-    if "teacher" in frozen and not config.data.teacher_tokenizer:
-      chunked["teacher"] = student_lib.head(teacher)
-      target = (
-        student_lib.hidden(teacher, frozen["teacher"], batch),
-        teacher.head(frozen["teacher"]),
-      )
-      both = (hidden, head, *target)
-      for name, compare in comparisons.items():
-        value = linear_divergence(compare, *both, **chunked)
-        metrics[name] = (jnp.sum(value), count)
-    return metrics
+    return metrics | {name: (x, count) for name, x in zip(COMPARISONS, rest, strict=False)}
 
   def evaluate(state, frozen):
     meter = Meter()
@@ -71,8 +67,15 @@ def make(config):
   return evaluate
 
 
-def _same_top(student_logits, teacher_logits):
-  return jnp.argmax(student_logits, -1) == jnp.argmax(teacher_logits, -1)
+def _comparisons(student_logits, teacher_logits, targets):
+  """[..., 4]: the loss and what COMPARISONS names, of the same logits."""
+  values = (
+    -token_log_probs(student_logits, targets),
+    divergences.forward_kl(student_logits, teacher_logits),
+    divergences.reverse_kl(student_logits, teacher_logits),
+    jnp.argmax(student_logits, -1) == jnp.argmax(teacher_logits, -1),
+  )
+  return jnp.stack([value.astype(jnp.float32) for value in values], axis=-1)
 
 
 def _padded(token_bytes: np.ndarray, config) -> np.ndarray:

@@ -28,7 +28,7 @@ def scan(
 
   Args:
     position_loss: (student products [..., V], teacher products [..., V'], *extras) -> [...], or
-      (student products, *extras) without a teacher.
+      (student products, *extras) without a teacher. Without `weights` it may return [..., K].
     student: hidden states [..., D] and head [D, V].
     rest: None or the teacher's hidden states and head; a tuple of extras [..., ...]; None or
       bool[...], the tokens that count.
@@ -37,7 +37,7 @@ def scan(
     chunk: how many tokens have products at a time, over all devices.
 
   Returns:
-    [...], and None or the gradients of hidden states and head.
+    [...] or [..., K], and None or the gradients of hidden states and head.
   """
   axes, parts = _batch_axes(student[0].shape[0])
   if parts == 1:
@@ -104,7 +104,9 @@ def _local_scan(position_loss, student, rest, weights, tables, chunk) -> tuple[j
     def losses(products, other, extras, where, weight):
       def loss(products):
         values = position_loss(products, *other, *extras).astype(dtype)
-        return values if where is None else jnp.where(where, values, 0)
+        if where is None:
+          return values
+        return jnp.where(where.reshape(*where.shape, *[1] * (values.ndim - where.ndim)), values, 0)
 
       if weight is None:
         return loss(products), None

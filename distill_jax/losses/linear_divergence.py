@@ -49,7 +49,8 @@ def linear_divergence(
   Args:
     divergence: (student_logits [..., V], teacher_logits [..., V], *extras) -> [...], any function
       that treats positions alone, such as those of `divergences.py` with their hyperparameters
-      bound by functools.partial. It may close over arrays, as TAID does over t.
+      bound by functools.partial. It may close over arrays, as TAID does over t. One that returns
+      [..., K], several numbers of the same logits, is as good.
     student_hidden, teacher_hidden: [..., D] and [..., E] with the same leading axes, at least one.
     student_head, teacher_head: [D, V] and [E, V'], or transposed (see `Head.table`). The narrower
       vocabulary is padded with impossible ids.
@@ -59,7 +60,7 @@ def linear_divergence(
     student, teacher: scale, soft cap and vocabulary of each head.
 
   Returns:
-    [...], float32 (float64 for float64 hidden states).
+    [...] or [..., K], float32 (float64 for float64 hidden states).
 
   Raises:
     ValueError: the shapes do not fit.
@@ -144,13 +145,14 @@ def linear_loss(
   """A loss of one model's logits at each token, chunked as `linear_divergence` is.
 
   Args:
-    position_loss: (logits [..., V], *extras) -> [...], a function that treats positions alone.
+    position_loss: (logits [..., V], *extras) -> [...] or [..., K], a function that treats positions
+      alone.
     hidden, head: [..., D] and [D, V].
     extras: arrays [..., ...] with the leading axes of the hidden states.
     where, chunk, student: as in `linear_divergence`.
 
   Returns:
-    [...], float32 (float64 for float64 hidden states).
+    [...] or [..., K], float32 (float64 for float64 hidden states).
   """
   tables = student.table, False
   rest = _rest(hidden, head, None, extras, where, tables)

@@ -26,9 +26,9 @@ BUDGET = (
 )
 GEMMA_BUDGET = (
   "batch_size=4",
-  "steps=12",
-  "eval_every=12",
-  "save_every=12",
+  "steps=10",
+  "eval_every=10",
+  "save_every=10",
   "eval_batches=4",
   "optim.warmup=2",
 )
@@ -120,7 +120,7 @@ def _gemma(smoke):
   other = (*GEMMA_BUDGET, *GEMMA_MODELS)  # for the rows of other experiments
   itself = (*other, f"pretrained.student={GEMMA}")
   return Table(
-    title="Gemma 3 270M (T) distilled into 14 of its 18 layers (S), 6k tokens",
+    title="Gemma 3 270M (T) distilled into 14 of its 18 layers (S), 5k tokens",
     rows=(
       row("teacher", "sft", "", "steps=0", budget=itself, reference=True),
       row("pruned", "gemma3_270m", "", "steps=0", reference=True),

@@ -286,3 +286,27 @@ def test_blocks_of_a_chunk_change_nothing(monkeypatch):
   whole = grads(fused_sum, d.generalized_js, *arrays(vocabulary=64), chunk=12)
   monkeypatch.setattr(chunks, "BLOCK", 256)  # four tokens
   assert_close(grads(fused_sum, d.generalized_js, *arrays(vocabulary=64), chunk=12), whole)
+
+
+@pytest.mark.parametrize("sharded", [False, True])
+def test_several_numbers_of_the_same_logits(monkeypatch, sharded):
+  monkeypatch.setattr(chunks, "BLOCK", 64)  # more than one block in a chunk
+  *args, weights = arrays((8, 6), width=4, teacher_width=8)
+  both = d.forward_kl, d.reverse_kl
+  options = dict(where=weights != 0, chunk=24)
+
+  def stacked(student, teacher):
+    return jnp.stack([f(student, teacher) for f in both], axis=-1)
+
+  def total(*args):
+    values = linear_divergence(stacked, *args, **options)
+    return jnp.sum(values[..., 0] * weights + 2 * values[..., 1] * weights), values
+
+  def apart(hidden, head, *teacher):
+    values = [linear_divergence(f, hidden, head, *teacher, **options) for f in both]
+    return jnp.sum(values[0] * weights + 2 * values[1] * weights), jnp.stack(values, axis=-1)
+
+  want = jax.value_and_grad(apart, argnums=(0, 1), has_aux=True)(*args)
+  with jax.set_mesh(mesh() if sharded else jax.make_mesh((1,), ("x",))):
+    got = jax.jit(jax.value_and_grad(total, argnums=(0, 1), has_aux=True))(*args)
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), got, want)
