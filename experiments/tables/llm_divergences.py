@@ -26,18 +26,18 @@ BUDGET = (
 )
 GEMMA_BUDGET = (
   "batch_size=4",
-  "steps=10",
-  "eval_every=10",
-  "save_every=10",
-  "eval_batches=4",
+  "steps=8",
+  "eval_every=8",
+  "save_every=8",
+  "eval_batches=3",
   "optim.warmup=2",
+  "divergence.chunk=512",  # a whole batch
 )
 GEMMA_MODELS = (
   f"pretrained.teacher={GEMMA}",
   f"pretrained.student={CACHE}/gemma3-270m-14-layers",
   f"data.tokenizer={GEMMA}",
   "data.seq_len=128",
-  "divergence.chunk=256",
   "optim.lr=2e-4",
   'evals=("language",)',
 )
@@ -120,7 +120,7 @@ def _gemma(smoke):
   other = (*GEMMA_BUDGET, *GEMMA_MODELS)  # for the rows of other experiments
   itself = (*other, f"pretrained.student={GEMMA}")
   return Table(
-    title="Gemma 3 270M (T) distilled into 14 of its 18 layers (S), 5k tokens",
+    title="Gemma 3 270M (T) distilled into 14 of its 18 layers (S), 4k tokens",
     rows=(
       row("teacher", "sft", "", "steps=0", budget=itself, reference=True),
       row("pruned", "gemma3_270m", "", "steps=0", reference=True),
