@@ -247,9 +247,10 @@ def main(argv: list[str]) -> int:
   files = ["table.md", *(f"{name}.png" for name, wanted in pictures.items() if wanted)]
   print("Written: " + ", ".join(f"{args.workdir}/{file}" for file in files))
   if args.record:
+    name = re.sub(r"\W+", "_", f"{pathlib.Path(path).stem} {arg}".strip())
     record = dict(
       title=table.title,
-      command=f"python -m distill_jax.tables {args.table} --workdir runs/{pathlib.Path(path).stem} "
+      command=f"python -m distill_jax.tables {args.table} --workdir runs/{name} "
       f"--seeds {args.seeds}",
       machine=machine(),
       date=datetime.date.today().isoformat(),
@@ -257,9 +258,7 @@ def main(argv: list[str]) -> int:
       claims=judge(table, values),
     )
     args.record.mkdir(parents=True, exist_ok=True)
-    (args.record / f"{pathlib.Path(path).stem}.json").write_text(
-      json.dumps(record, indent=2) + "\n"
-    )
+    (args.record / f"{name}.json").write_text(json.dumps(record, indent=2) + "\n")
   return 0
 
 

@@ -237,9 +237,9 @@ def test_the_command_runs_writes_records_and_then_only_prints(tmp_path, runs, ca
   table = "|  | bits |\n| --- | ---: |\n| a | 2.00 |\n| b | 1.50 |\n"
   assert (workdir / "table.md").read_text() == f"named\n\n{table}"
   assert (workdir / "table.png").stat().st_size > 10_000
-  written = json.loads((record / "mine.json").read_text())
+  written = json.loads((record / "mine_named.json").read_text())
   assert written["table"] == table and written["title"] == "named"
-  assert written["command"].endswith(f"{file}:named --workdir runs/mine --seeds 1")
+  assert written["command"].endswith(f"{file}:named --workdir runs/mine_named --seeds 1")
   assert written["claims"][0]["status"] == "trend only"
   assert written["machine"] and len(written["date"]) == 10
   first = capsys.readouterr().out
