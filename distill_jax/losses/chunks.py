@@ -28,7 +28,7 @@ def scan(
 
   Args:
     position_loss: (student products [..., V], teacher products [..., V'], *extras) -> [...], or
-      (student products, *extras) without a teacher. It may return [..., K]; `weights` too are so then.
+      (student products, *extras) without a teacher; or -> [..., K], as `weights` then are.
     student: hidden states [..., D] and head [D, V].
     rest: None or the teacher's hidden states and head; a tuple of extras [..., ...]; None or
       bool[...], the tokens that count.
