@@ -10,7 +10,7 @@ Takes: 20 to 40 s a row and seed, 32 minutes for `:all` with three seeds, on two
   checkpoints, which may go once a run is done. The figures are in docs/ledger.md.
 """
 
-from distill_jax.config import parse_arg
+from distill_jax.config import ConfigError, parse_arg
 from distill_jax.tables import Claim, Column, Row, Table
 from experiments.llm.gemma3_270m import CACHE, GEMMA
 
@@ -46,6 +46,8 @@ GEMMA_MODELS = (
 
 def get_table(arg=None):
   words = parse_arg(arg, smoke=False, gemma=False, all=False)
+  if words.gemma and words.all:
+    raise ConfigError("`all` adds rows to the small pair's table; `gemma` has no such rows.")
   return _gemma(words.smoke) if words.gemma else _stdlib(words.smoke, words.all)
 
 
